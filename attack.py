@@ -1,0 +1,6 @@
+"""Attacks and certifies a recipe's classifier: python attack.py configs/digits.py"""
+
+from knn_jax import cli, jobs
+
+if __name__ == "__main__":
+    cli.main(jobs.attack, "Attacks and certifies a recipe's classifier; trains it first if need be.")

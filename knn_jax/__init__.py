@@ -1,0 +1,1 @@
+"""Nearest-neighbour defenses, attacks and certificates in JAX."""

@@ -1,0 +1,138 @@
+"""The smallest perturbation that changes the vote."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from knn_jax import balls, losses
+from knn_jax.attacks import outcome
+from knn_jax.attacks.outcome import Found, Images, Labels
+from knn_jax.neighbors import in_tiles
+
+HALVINGS = 10  # of the way from an image to one of another class
+SHARE = 67  # references of each class, in per cent of k: a class wins with fewer than k neighbours
+
+
+def minimum_norm(
+    key: Array,
+    model: Any,
+    x: Images,
+    y: Labels,
+    *,
+    norm: balls.Norm = "l2",
+    steps: int = 100,
+    starts: int = 4,
+    refresh: int = 20,
+) -> Found:
+    """Searches the smallest perturbation that changes the vote of a neighbour classifier.
+
+    Normalised gradient steps in a ball that shrinks while the hard vote is fooled and grows while it
+    is not (decoupled direction and norm, Rony et al. 2019). The gradient is that of the soft vote's
+    margin over the rows nearest to the current image of every class, retrieved anew every `refresh`
+    steps, at a temperature falling from 3 to 0.1. Each of the `starts` takes `steps` gradients: the
+    image itself, a third of them the image with noise, the others its nearest rows of other classes,
+    pulled back to the boundary by bisection. The least perturbation over all of them is returned,
+    judged anew.
+
+    Raises ValueError for images outside [0, 1], labels out of range and numbers that are too small.
+    """
+    x, y = outcome.check(model, x, y)
+    if not (steps > 0 and starts > 0 and refresh > 0):
+        raise ValueError(f"steps={steps}, starts={starts}, refresh={refresh}: each must be at least 1")
+    return _minimum_norm(key, model, x, y, norm=norm, steps=steps, starts=starts, refresh=refresh)
+
+
+@functools.partial(jax.jit, static_argnames=("norm", "steps", "starts", "refresh"))
+def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
+    measure = balls.ball(norm, 0.0).norm
+    count = -(-SHARE * model.k // 100)
+
+    def batch(place, x, y):
+        keys = outcome.keys(key, place)
+
+        def where(condition, image, other):
+            return jnp.where(balls.over(condition, x.shape), image, other)
+
+        def fooled(image):
+            return model.margin(image, y) <= 0
+
+        def descend(best, start):
+            """One run from `start` (image, radius); the best (image, norm) of it and of `best`."""
+
+            def keep(best, image):
+                length = measure(image - x)
+                wrong = fooled(image)
+                better = wrong & (length < best[1])
+                best = where(better, image, best[0]), jnp.where(better, length, best[1])
+                return best, wrong, length
+
+            def step(number, carry, references):
+                best, image, radius = carry
+                progress = number / max(steps - 1, 1)
+                temperature = 3.0 * (0.1 / 3.0) ** progress
+                shrink = 0.1 * (1 - progress) + 0.005 * progress
+                stride = 0.3 + 0.2 * jnp.cos(jnp.pi * progress)
+
+                best, wrong, length = keep(best, image)
+                shorter = jnp.minimum(radius, length) * (1 - shrink)
+                radius = jnp.where(wrong, shorter, radius * (1 + shrink))
+                radius = jnp.minimum(radius, best[1] * (1 - shrink / 2))
+
+                def margin(z):
+                    return losses.margin(model.soft_votes(z, references, temperature), y).sum()
+
+                ball = balls.ball(norm, radius)
+                direction = -ball.steepest(jax.grad(margin)(image))
+                delta = image - x + direction * balls.over(stride * radius, x.shape)
+                return best, jnp.clip(x + ball.project(delta), 0.0, 1.0), radius
+
+            def period(carry, first):
+                references = model.references(carry[1], count)
+                last = jnp.minimum(first + refresh, steps)
+                body = functools.partial(step, references=references)
+                return lax.fori_loop(first, last, body, carry), None
+
+            carry = (best, *start)
+            (best, image, _), _ = lax.scan(period, carry, jnp.arange(0, steps, refresh))
+            return keep(best, image)[0], None
+
+        def halve(image):
+            """The fooling end of the way from x to `image`, bisected at the boundary."""
+
+            def half(_, ends):
+                low, high = ends
+                middle = (low + high) / 2
+                wrong = fooled(x + balls.over(middle, x.shape) * (image - x))
+                return jnp.where(wrong, low, middle), jnp.where(wrong, middle, high)
+
+            ends = jnp.zeros(len(x)), jnp.ones(len(x))
+            high = lax.fori_loop(0, HALVINGS, half, ends)[1]
+            return x + balls.over(high, x.shape) * (image - x)
+
+        noisy = starts // 3
+        others = jnp.moveaxis(model.rivals(x, y, max(1, starts - 1 - noisy)), 1, 0)
+        others = lax.map(halve, others)
+        reach = jax.vmap(lambda image: measure(image - x))(others)
+        near = reach.min(0)
+
+        def noise(number):
+            sample = balls.ball(norm, 1.0).sample
+            draw = jax.vmap(lambda k: sample(jax.random.fold_in(k, number), (1, *x.shape[1:])))
+            return jnp.clip(x + balls.over(near, x.shape) * draw(keys)[:, 0], 0.0, 1.0)
+
+        images = [x, *map(noise, range(noisy)), *others[: starts - 1 - noisy]]
+        radii = [near / 2] * (1 + noisy) + [*reach[: starts - 1 - noisy]]
+        best = lax.scan(descend, (x, jnp.full(len(x), jnp.inf)), (jnp.stack(images), jnp.stack(radii)))[
+            0
+        ]
+        return halve(best[0])
+
+    tile = outcome.batch_size(model, x, y)
+    image = in_tiles(batch, tile)(jnp.arange(len(x)), x, y)
+    halved = max(1, starts - 1 - starts // 3) + 1
+    forwards = starts * (steps + 1 + -(-steps // refresh)) + halved * HALVINGS + 1
+    return outcome.judge(model, x, y, image, norm, steps * starts, forwards)

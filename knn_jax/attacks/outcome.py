@@ -1,0 +1,58 @@
+"""What an attack returns, and the judgement that it does not pass on itself."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from knn_jax import balls, classifiers
+
+Images = Float[Array, "batch height width channel"]
+Labels = Int[Array, " batch"]
+REFERENCES = 2**26  # floats of references that a batch of images may hold: 256 MB
+
+
+class Found(NamedTuple):
+    """Adversarial images, one for each example; where none was found, the clean one.
+
+    norm       of the perturbation, in units of the images; inf: none found, 0: wrong without one
+    gradients  computed for each example
+    forwards   features computed for each example beside those of the gradients
+    """
+
+    image: Images
+    norm: Float[Array, " batch"]
+    success: Bool[Array, " batch"]
+    gradients: Int[Array, ""]
+    forwards: Int[Array, ""]
+
+
+def judge(
+    model: Any, x: Images, y: Labels, image: Images, norm: balls.Norm, gradients: int, forwards: int
+) -> Found:
+    """Decides by the hard vote, ties against the defender, and measures the image as returned."""
+    wrong = model.margin(x, y) <= 0
+    success = wrong | (model.margin(image, y) <= 0)
+    image = jnp.where(balls.over(success & ~wrong, x.shape), image, x)
+    length = balls.ball(norm, 0.0).norm(image - x)
+    length = jnp.where(success, length, jnp.inf)
+    return Found(image, length, success, jnp.asarray(gradients), jnp.asarray(forwards + 2))
+
+
+def check(model: Any, x: Any, y: Any) -> tuple[Images, Labels]:
+    """The images and labels in their types; raises ValueError if they are none for this model."""
+    x = classifiers.check_images(x)
+    return x, classifiers.check_labels(y, len(x), model.classes)
+
+
+def batch_size(model: Any, x: Images, y: Labels) -> int:
+    """How many examples to attack at once: up to 128, as the references' memory allows."""
+    one = jax.eval_shape(lambda m, x: m.references(x), model, x[:1])
+    size = sum(leaf.size for leaf in jax.tree.leaves(one))
+    return max(1, min(128, REFERENCES // size))
+
+
+def keys(key: Array, count: Int[Array, " batch"]) -> Array:
+    """A key for each example by its place, the same in batches of any size."""
+    return jax.vmap(lambda place: jax.random.fold_in(key, place))(count)

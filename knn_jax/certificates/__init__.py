@@ -1,0 +1,6 @@
+"""Radii within which no perturbation changes the vote."""
+
+from knn_jax.certificates.bisectors import voronoi
+from knn_jax.certificates.triangle import margin
+
+__all__ = ["margin", "voronoi"]

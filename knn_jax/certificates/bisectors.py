@@ -1,0 +1,70 @@
+"""The Voronoi certificate: distances to the bisectors between rows."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from knn_jax.certificates.sides import check, majority, sides
+from knn_jax.classifiers import BATCH, Images, Labels
+from knn_jax.neighbors import GATHERED, in_tiles
+
+
+def voronoi(
+    model: Any,
+    x: Images,
+    y: Labels,
+    *,
+    lipschitz: float = 1.0,
+    own: int = 32,
+    other: int = 256,
+) -> Float[Array, " batch"]:
+    """A radius in L2 that no change of the vote fits into, from the bisectors between rows.
+
+    A row w of another class comes nearer than a row z of class y only beyond their bisector, at
+    (d(x,w)^2 - d(x,z)^2) / (2 d(w,z)). So for k = 1 the radius is the least over all w of the
+    greatest over z; for any k the order statistics of `sides` take their places. The `other` nearest
+    w stand beside the `own` nearest z; any w further off counts with (d(x,w) - d(x,z))/2, a lower
+    bound, so that more rows only tighten the radius. It is never below `margin`'s but for rounding,
+    of which it is sound by the same allowances. 0 means none. `lipschitz` is the features' constant.
+    """
+    x, y = check(model, x, y, lipschitz)
+    if own < 1 or other < 1:
+        raise ValueError(f"own={own}, other={other}: at least one row of each is needed")
+    return _voronoi(model, x, y, jnp.float32(lipschitz), own=own, other=other)
+
+
+@functools.partial(jax.jit, static_argnames=("own", "other"))
+def _voronoi(model, x, y, lipschitz, *, own, other):
+    (bank,) = model.banks
+    least_own, least_other = majority(model.k)
+    own = min(bank.shape[0], max(own, 2 * least_own))
+    other = min(bank.shape[0], max(other, 2 * least_other))
+
+    def batch(x, y):
+        query = model.features[0](x)
+        near = sides(model, query, y, own, other)
+        z, w = (bank[n.index] - query[:, None] for n in (near.own, near.other))
+        dz, dw = near.own.distance[:, None, :], near.other.distance[:, :, None]
+        # About x both norms are distances, so rounding is relative to them here too.
+        squared = jnp.einsum("bwd,bzd->bwz", w, z, precision=lax.Precision.HIGHEST)
+        squared = jnp.square(dw) + jnp.square(dz) - 2 * squared
+        absolute = near.absolute[:, None, None]
+        apart = jnp.sqrt(jnp.maximum(squared, 0.0) + 4 * near.relative * jnp.square(dw + dz))
+        rounding = 12 * near.relative * jnp.square(dw) + 8 * absolute * (dw + dz)
+        bisector = (jnp.square(dw) - jnp.square(dz) - rounding) / (2 * (apart + 2 * absolute))
+        present = jnp.isfinite(dz) & jnp.isfinite(dw)
+        bisector = jnp.where(present, bisector, jnp.where(jnp.isfinite(dw), -jnp.inf, jnp.inf))
+        against = lax.top_k(bisector, least_own)[0][..., -1]  # what each w must cross
+        radius = -lax.top_k(-against, least_other)[0][..., -1]
+        slack = 2 * near.relative
+        last = dw[:, -1, 0] * (1 - slack) - dz[:, 0, least_own - 1] * (1 + slack)
+        beyond = last / 2 - 4 * near.absolute  # what any w left out must cross, at least
+        beyond = jnp.where(other == bank.shape[0], jnp.inf, beyond)
+        return jnp.maximum(jnp.minimum(radius, beyond), 0.0) / lipschitz
+
+    tile = max(1, min(BATCH, GATHERED // ((own + other) * bank.shape[1])))
+    return in_tiles(batch, tile)(x, y)

@@ -1,0 +1,36 @@
+"""The certificate of paper 1, by the triangle inequality."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from knn_jax.certificates.sides import check, majority, sides
+from knn_jax.classifiers import BATCH, Images, Labels
+from knn_jax.neighbors import in_tiles
+
+
+def margin(model: Any, x: Images, y: Labels, *, lipschitz: float = 1.0) -> Float[Array, " batch"]:
+    """Half the margin m(x)/2 of distances (Sitawarin & Wagner 2019, eq. 5), in the images' L2.
+
+    `lipschitz` is the constant of the features in L2. 0 means none: another class is as near. Their
+    bound for k = 1 goes with order statistics for any k (see `sides`). Rounded down by what float32
+    can be wrong in the distances here and at the perturbed image, and by features whose rounding
+    error is up to 2^-20 of the largest norm in the bank.
+    """
+    x, y = check(model, x, y, lipschitz)
+    return _margin(model, x, y, jnp.float32(lipschitz))
+
+
+@jax.jit
+def _margin(model, x, y, lipschitz):
+    own, other = majority(model.k)
+
+    def batch(x, y):
+        near = sides(model, model.features[0](x), y, own, other)
+        slack = 2 * near.relative
+        nearer = near.other.distance[:, -1] * (1 - slack) - near.own.distance[:, -1] * (1 + slack)
+        return jnp.maximum(nearer / 2 - 4 * near.absolute, 0.0) / lipschitz
+
+    return in_tiles(batch, BATCH)(x, y)

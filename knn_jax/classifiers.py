@@ -1,0 +1,193 @@
+"""Classifiers that decide by neighbours: what attacks and certificates are given."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int
+
+from knn_jax import losses, neighbors
+
+Images = Float[Array, "batch height width channel"]
+Labels = Int[Array, " batch"]
+References = tuple[Float[Array, "batch class count _"], ...]  # of each tap
+BATCH = 500  # images classified at once; their features are computed together
+FAR = 1e15  # features standing for the rows that a class lacks: their square is still a float32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KNN:
+    """k nearest neighbours on one or several taps. Make it with `knn`.
+
+    A pytree: its arrays travel through `jit` as arguments. Any other classifier with these methods
+    can be attacked in its place.
+    """
+
+    features: tuple[Partial, ...]
+    banks: tuple[Float[Array, "row _"], ...]
+    images: Float[Array, "row height width channel"]
+    labels: Int[Array, " row"]
+    k: int = dataclasses.field(metadata={"static": True})
+    classes: int = dataclasses.field(metadata={"static": True})
+
+    def votes(self, x: Images) -> Int[Array, "batch class"]:
+        """How many of the k nearest rows are of each class, summed over taps."""
+        return _votes(self, x)
+
+    def predict(self, x: Images) -> Labels:
+        """The class with most votes, the lowest among equals."""
+        return self.votes(x).argmax(1).astype(jnp.int32)
+
+    def margin(self, x: Images, y: Labels) -> Int[Array, " batch"]:
+        """Votes of class y less the most of any other: fooled unless above zero."""
+        return losses.margin(self.votes(x), y)
+
+    def references(self, x: Images, count: int | None = None) -> References:
+        """The features of the `count` (k) rows nearest to x of every class, for each tap."""
+        return _references(self, x, count or self.k)
+
+    def soft_votes(
+        self, x: Images, references: References, temperature: float | Float[Array, ""]
+    ) -> Float[Array, "batch class"]:
+        """Votes of the references, differentiable in x, summed over taps.
+
+        At temperature 0 and at the x whose k references of each class they are, these are the hard
+        votes; see `neighbors.soft_votes`.
+        """
+        taps = zip(self.features, references, strict=True)
+        distances = (jnp.sum(jnp.square(f(x)[:, None, None] - r), -1) for f, r in taps)
+        return sum((neighbors.soft_votes(d, self.k, temperature) for d in distances), jnp.zeros(()))
+
+    def rivals(self, x: Images, y: Labels, count: int) -> Float[Array, "batch count h w c"]:
+        """The images of the `count` rows nearest to x (by the first tap) that are not of class y."""
+        return _rivals(self, x, y, count)
+
+
+def knn(
+    features: Callable[[Images], Any] | Sequence[Callable[[Images], Any]],
+    images: Float[Array, "row height width channel"],
+    labels: Int[Array, " row"],
+    *,
+    k: int = 75,
+    names: Sequence[str] = (),
+    track: Callable[[range], Iterable[int]] = iter,
+) -> KNN:
+    """A kNN classifier whose bank is `features` of `images`.
+
+    `features` maps images to (batch, dim); a sequence of such functions makes several taps, whose
+    votes are added (paper 1, section 2.3). Give a function with parameters as
+    `jax.tree_util.Partial(function, parameters)`: they then stay arguments of compiled programs
+    instead of constants in them. `names` of the taps are used in errors; `track` wraps the range of
+    batches, for a progress bar.
+
+    Raises ValueError for images outside [0, 1] or not (row, height, width, channel), labels out of
+    range or a class without rows, a k the bank cannot answer, and features that are not finite.
+    """
+    functions = tuple(features) if isinstance(features, Sequence) else (features,)
+    functions = tuple(f if isinstance(f, Partial) else Partial(f) for f in functions)
+    names = tuple(names) or tuple(f"tap {i}" for i in range(len(functions)))
+    if not functions or len(names) != len(functions):
+        raise ValueError(f"{len(names)} names for {len(functions)} taps: give one name to each tap")
+    rows = len(images)
+    if rows == 0:
+        raise ValueError("the bank is empty: give it at least one image")
+    if not 1 <= k <= rows:
+        raise ValueError(f"k={k} neighbours asked of a bank of {rows} rows: use 1 to {rows}")
+    images = check_images(images)
+    labels = check_labels(labels, rows)
+    banks = _banks(functions, images, track)
+    for name, bank in zip(names, banks, strict=True):
+        if bank.ndim != 2:
+            raise ValueError(f"{name}: features of shape {bank.shape}, not (batch, dim): flatten them")
+        if not isinstance(bank, Tracer):
+            bad = np.flatnonzero(~np.isfinite(bank.sum(1)))
+            if bad.size:
+                raise ValueError(f"{name}: the features of bank row {bad[0]} are NaN or infinite")
+    classes = int(labels.max()) + 1
+    return KNN(functions, banks, images, labels, k, classes)
+
+
+def check_images(images: Any) -> Float[Array, "batch height width channel"]:
+    """The images as float32; raises ValueError unless they are NHWC, finite and in [0, 1]."""
+    if np.ndim(images) != 4:
+        raise ValueError(f"images of shape {np.shape(images)}: (batch, height, width, channel) needed")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images are {images.dtype}: give float32 in [0, 1] (bytes: divide by 255)")
+    images = jnp.asarray(images, jnp.float32)
+    if not isinstance(images, Tracer) and images.size:
+        low, high = float(images.min()), float(images.max())
+        if not (low >= 0 and high <= 1):  # also when they are NaN
+            raise ValueError(f"images reach from {low:g} to {high:g}: they must be in [0, 1]")
+    return images
+
+
+def check_labels(labels: Any, count: int, classes: int | None = None) -> Int[Array, " batch"]:
+    """The labels as int32; raises ValueError for a wrong number, type or range of them.
+
+    Without `classes` the labels are a bank's: each class up to the largest must have a row.
+    """
+    if np.shape(labels) != (count,) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        what = f"{labels.dtype} of shape {np.shape(labels)}"
+        raise ValueError(f"labels are {what}: one integer for each of the {count} images needed")
+    labels = jnp.asarray(labels, jnp.int32)
+    if isinstance(labels, Tracer) or not count:
+        return labels
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (classes is not None and high >= classes):
+        limit = "" if classes is None else f" of {classes} classes"
+        raise ValueError(f"labels reach from {low} to {high}: out of range{limit}")
+    if classes is None:
+        missing = np.setdiff1d(np.arange(high + 1), labels)
+        if missing.size:
+            raise ValueError(f"no row of class {missing[0]} in the bank: every class needs one")
+    return labels
+
+
+def _banks(functions, images, track):
+    if isinstance(images, Tracer):
+        return neighbors.in_tiles(_features, BATCH)(functions, images)
+    batches = range(0, len(images), BATCH)
+    parts = [_features(functions, images[i : i + BATCH]) for i in track(batches)]
+    return tuple(jnp.concatenate(bank) for bank in zip(*parts, strict=True))
+
+
+@jax.jit
+def _features(functions, x):
+    return tuple(function(x) for function in functions)
+
+
+@jax.jit
+def _votes(model, x):
+    def votes(x):
+        taps = zip(model.features, model.banks, strict=True)
+        near = (neighbors.search(feature(x), bank, model.k) for feature, bank in taps)
+        counts = (neighbors.votes(model.labels[n.index], model.classes) for n in near)
+        return sum(counts, jnp.zeros((), jnp.int32))
+
+    return neighbors.in_tiles(votes, BATCH)(x)
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _references(model, x, count):
+    every = jnp.broadcast_to(jnp.arange(model.classes), (x.shape[0], model.classes))
+
+    def rows(feature, bank):
+        near = neighbors.search(feature(x), bank, count, labels=model.labels, only=every)
+        return jnp.where(near.index[..., None] < 0, FAR, bank[near.index])
+
+    pairs = zip(model.features, model.banks, strict=True)
+    return lax.stop_gradient(tuple(rows(feature, bank) for feature, bank in pairs))
+
+
+def _rivals(model, x, y, count):
+    feature, bank = model.features[0], model.banks[0]
+    near = neighbors.search(feature(x), bank, count, labels=model.labels, without=y)
+    return model.images[near.index]

@@ -1,0 +1,62 @@
+"""The command line of the three scripts: a recipe, its knobs, and a workdir."""
+
+import dataclasses
+import logging
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import tyro
+
+from knn_jax.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run(Config):
+    workdir: str = ""
+    """Folder of checkpoints and results; the same one resumes."""
+
+
+def main(job: Callable[[Config, str], None], about: str) -> None:
+    """Runs `job` on the recipe and the workdir of the command line.
+
+    What the user can mend is one line on standard error and exit code 2.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax and TFDS tell their inner life
+    try:
+        job(*parse(sys.argv, about))
+    except ValueError as error:
+        if os.environ.get("KNN_JAX_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parse(argv: list[str], about: str) -> tuple[Config, str]:
+    """`SCRIPT RECIPE.py [--workdir DIR] [--section.knob VALUE ...]` as recipe and workdir."""
+    script, *arguments = argv
+    if not arguments or arguments[0].startswith("-"):
+        usage = f"usage: {Path(script).name} RECIPE.py [--workdir DIR] [--section.knob VALUE ...]"
+        recipes = " ".join(sorted(map(str, Path(script).parent.glob("configs/*.py"))))
+        print(f"{about}\n\n{usage}\nrecipes: {recipes}\nknobs: {Path(script).name} RECIPE.py --help")
+        sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
+    file = arguments[0]
+    if not Path(file).is_file():
+        raise ValueError(f"there is no recipe {file}")
+    module = runpy.run_path(file)
+    recipe = module["get_config"]() if "get_config" in module else None
+    if not isinstance(recipe, Config):
+        raise ValueError(f"{file} is no recipe: it needs a get_config() that returns a Config")
+    knobs = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(Config)}
+    run = tyro.cli(
+        _Run,
+        default=_Run(**knobs, workdir=f"runs/{recipe.name}"),
+        args=arguments[1:],
+        prog=f"{Path(script).name} {file}",
+        description=f"{about}\n\n{module.get('__doc__') or ''}",
+    )
+    return Config(**{name: getattr(run, name) for name in knobs}), run.workdir

@@ -1,0 +1,120 @@
+"""Every knob of a recipe, as frozen dataclasses; imports no jax."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where images and labels come from."""
+
+    name: str = "digits"
+    """`digits` (embedded), a TFDS set by name, or the path of an .npz with train_images, ..."""
+    data_dir: str = "~/tensorflow_datasets"
+    """Where TFDS sets are prepared."""
+    valid_fraction: float = 0.1
+    """Of the training images, held out by class; the bank is the rest."""
+    split_seed: int = 2019
+    """Of the held-out split."""
+    size: int = 0
+    """Side in pixels that images are resized to; 0: as they are."""
+
+
+@dataclass(frozen=True)
+class Net:
+    """The network whose layers are searched."""
+
+    name: Literal["mnist", "digits", "pixels"] = "digits"
+    """`mnist`: paper 1's trunk; `digits`: a small one; `pixels`: the image itself, not trained."""
+    weights: str = ""
+    """An .npz of PyTorch weights to use instead of training."""
+
+
+@dataclass(frozen=True)
+class Optim:
+    """How the network is trained: cross-entropy by Adam."""
+
+    peak_lr: float = 1e-3
+    """Learning rate before any drop."""
+    batch_size: int = 128
+    """Images a step; the last batch of an epoch is masked, not dropped."""
+    epochs: int = 15
+    """Passes over the training images."""
+    drops: tuple[int, ...] = ()
+    """Epochs at which the learning rate falls to a tenth."""
+    seed: int = 2019
+    """Of the initialisation and of the order of images."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The kNN classifier on the network's layers."""
+
+    layers: tuple[str, ...] = ("relu3",)
+    """Taps that are searched; the votes of several are added."""
+    k: int = 75
+    """Neighbours that vote."""
+    bank_rows: int = 0
+    """Training images in the bank, the first so many; 0: all."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """The minimum-norm attack and what it is run on."""
+
+    images: int = 200
+    """Test images, from the first."""
+    norms: tuple[Literal["l2", "linf"], ...] = ("l2",)
+    """One attack is run in each."""
+    steps: int = 100
+    """Gradients for each start."""
+    starts: int = 6
+    """The image, the image with noise, and nearest rows of other classes."""
+    radii: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0)
+    """L2 radii at which robust and certified accuracy are reported."""
+    radii_linf: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
+    """The same for Linf."""
+    chunk: int = 100
+    """Images between saves: what an interruption loses at most."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Certify:
+    """The certificates and what they are run on."""
+
+    images: int = 0
+    """Test images, from the first; 0: as many as are attacked."""
+    own: int = 16
+    """Rows of the image's class in the Voronoi bound."""
+    other: int = 1024
+    """Rows of other classes in it."""
+    chunk: int = 1000
+    """Images between saves."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One recipe."""
+
+    name: str
+    data: Data = field(default_factory=Data)
+    net: Net = field(default_factory=Net)
+    optim: Optim = field(default_factory=Optim)
+    classifier: Classifier = field(default_factory=Classifier)
+    attack: Attack = field(default_factory=Attack)
+    certify: Certify = field(default_factory=Certify)
+    reported: dict[str, float] = field(default_factory=dict)
+    """The paper's own figures for this recipe."""
+
+    def asdict(self) -> dict:
+        """As JSON has it: tuples are lists."""
+
+        def plain(value):
+            return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+        return {
+            section: {k: plain(v) for k, v in values.items()} if isinstance(values, dict) else values
+            for section, values in dataclasses.asdict(self).items()
+        }

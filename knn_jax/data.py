@@ -1,0 +1,197 @@
+"""Images and labels: the embedded digits, any TFDS set, or an .npz file."""
+
+import difflib
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from knn_jax import config
+
+
+class Split(NamedTuple):
+    """Images (row, height, width, channel), bytes or floats in [0, 1], and int32 labels (row,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def floats(self, first: int, last: int) -> np.ndarray:
+        """Those images as float32 in [0, 1]."""
+        images = self.images[first:last]
+        if images.dtype == np.uint8:
+            return images.astype(np.float32) / np.float32(255)
+        return images.astype(np.float32)
+
+
+class Dataset(NamedTuple):
+    """Training, validation and test images of the classes 0 to `classes` - 1."""
+
+    train: Split
+    valid: Split
+    test: Split
+    classes: int
+
+
+Track = Callable[..., Iterable[Any]]
+
+
+def load(knobs: config.Data, track: Track = lambda items, _: items) -> Dataset:
+    """The set that the recipe names, its training images split by class.
+
+    `track(items, what)` wraps the one loop that can be long, the first decoding of a TFDS set.
+    Raises ValueError for an unknown or unprepared set and for images or labels that are unfit.
+    """
+    if knobs.name == "digits":
+        train, test = _digits()
+    elif knobs.name.endswith(".npz"):
+        train, test = _npz(Path(knobs.name).expanduser())
+    else:
+        train, test = _tfds(knobs, track)
+    for split in (train, test):
+        _check(knobs.name, split)
+    classes = int(train.labels.max()) + 1
+    if test.labels.max() >= classes:
+        raise ValueError(
+            f"{knobs.name}: test label {test.labels.max()} is no class of the training set"
+        )
+    if not 0 < knobs.valid_fraction < 1:
+        raise ValueError(f"data.valid_fraction={knobs.valid_fraction}: it must lie between 0 and 1")
+    kept, held = _halves(train.labels, knobs.valid_fraction, knobs.split_seed)
+    return Dataset(_rows(train, kept), _rows(train, held), test, classes)
+
+
+def _rows(split: Split, rows: np.ndarray) -> Split:
+    return Split(split.images[rows], split.labels[rows])
+
+
+def _halves(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of a split by class, in the order that the authors of paper 1 had them."""
+    rows = np.arange(len(labels))
+    kept, held = train_test_split(rows, test_size=fraction, random_state=seed, stratify=labels)
+    return np.asarray(kept), np.asarray(held)
+
+
+def _digits():
+    """scikit-learn's 1,797 handwritten digits, 8x8; a fifth of them for tests."""
+    bunch: Any = load_digits()
+    every = Split((bunch.images[..., None] / 16).astype(np.float32), bunch.target.astype(np.int32))
+    kept, held = _halves(every.labels, 0.2, 0)
+    return _rows(every, kept), _rows(every, held)
+
+
+def _npz(path: Path):
+    """train_ and test_images and _labels; or images and labels, a fifth of them for tests."""
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    with np.load(path) as file:
+        if {"train_images", "train_labels", "test_images", "test_labels"} <= set(file.files):
+            train = Split(_with_channel(file["train_images"]), file["train_labels"].astype(np.int32))
+            test = Split(_with_channel(file["test_images"]), file["test_labels"].astype(np.int32))
+            return train, test
+        if {"images", "labels"} <= set(file.files):
+            every = Split(_with_channel(file["images"]), file["labels"].astype(np.int32))
+            _check(str(path), every)
+            kept, held = _halves(every.labels, 0.2, 0)
+            return _rows(every, kept), _rows(every, held)
+        raise ValueError(
+            f"{path} holds {', '.join(file.files)}: it needs images and labels, or train_images, "
+            "train_labels, test_images and test_labels"
+        )
+
+
+def _with_channel(images: np.ndarray) -> np.ndarray:
+    return images[..., None] if images.ndim == 3 else images
+
+
+def _check(name: str, split: Split) -> None:
+    images, labels = split
+    if images.ndim != 4 or labels.shape != images.shape[:1] or not len(labels):
+        raise ValueError(
+            f"{name}: images {images.shape} and labels {labels.shape} must be (row, height, width, "
+            "channel) and (row,), with at least one row"
+        )
+    if images.dtype != np.uint8:
+        low, high = images.min(), images.max()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"{name}: images reach from {low:g} to {high:g}; they must be in [0, 1]")
+    missing = np.setdiff1d(np.arange(max(labels.max(), 0)), labels)
+    if labels.min() < 0 or missing.size:
+        what = f"label {labels.min()}" if labels.min() < 0 else f"no image of class {missing[0]}"
+        raise ValueError(f"{name}: {what}; labels must be 0, 1, ... with images of each")
+
+
+def _tfds(knobs: config.Data, track: Track):
+    """A prepared TFDS set, decoded once; afterwards from the arrays cached beside it."""
+    import tensorflow_datasets as tfds  # half a second to import, and only wanted here
+
+    root = Path(knobs.data_dir).expanduser()
+    base = knobs.name.split("/")[0].split(":")[0]
+    known = tfds.list_builders(with_community_datasets=False)
+    if base not in known:
+        near = difflib.get_close_matches(base, ["digits", *known], 1)
+        hint = f"did you mean {near[0]!r}?" if near else "see tensorflow.org/datasets/catalog"
+        raise ValueError(f"data.name={knobs.name!r} is no dataset: {hint}")
+    # Asked here, because for a set that is not prepared TFDS tries the network for minutes.
+    if not any(root.joinpath(base).glob("**/dataset_info.json")):
+        raise ValueError(
+            f"dataset {knobs.name!r} is not prepared in {root}: run once, with a network, "
+            f"`pip install 'knn_jax[prepare]' && tfds build {knobs.name} --data_dir={root} "
+            "--file_format=array_record`"
+        )
+    builder = tfds.builder(knobs.name, data_dir=root)
+    features: Any = builder.info.features
+    if not {"image", "label"} <= set(features):
+        raise ValueError(f"{knobs.name} has {', '.join(features)}: it needs image and label")
+    names = [name for name in ("train", "test", "validation") if name in builder.info.splits][:2]
+    if len(names) < 2:
+        have = ", ".join(builder.info.splits)
+        raise ValueError(f"{knobs.name} has the splits {have}: it needs train, and test or validation")
+    train, test = (_decoded(builder, name, knobs.size, track) for name in names)
+    return train, test
+
+
+def _decoded(builder: Any, name: str, size: int, track: Track) -> Split:
+    cache = Path(builder.data_dir) / f"decoded{size or ''}_{name}"
+    files = [cache / f"{part}.npy" for part in Split._fields]
+    if cache.is_dir():
+        images, labels = (np.load(file, mmap_mode="r") for file in files)
+        return Split(images, np.asarray(labels))
+    try:
+        source = builder.as_data_source(name)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{builder.name} is prepared as {builder.info.file_format.value}: read it by `tfds build "
+            f"{builder.name} --data_dir={builder.data_dir.parent.parent} --file_format=array_record`"
+        ) from error
+    images, labels = [], np.empty(len(source), np.int32)
+    for row in track(range(len(source)), f"decoding {builder.name} {name}"):
+        record = source[row]
+        images.append(_resized(record["image"], size))
+        labels[row] = record["label"]
+    shapes = {image.shape for image in images}
+    if len(shapes) > 1:
+        raise ValueError(f"the images of {builder.name} differ in size: give data.size, say 128")
+    split = Split(np.stack(images), labels)
+    try:
+        scratch = Path(tempfile.mkdtemp(dir=cache.parent))
+        for part, array in split._asdict().items():
+            np.save(scratch / f"{part}.npy", array)
+        scratch.chmod(0o755)
+        os.replace(scratch, cache)  # whole or not at all
+    except OSError:
+        pass  # a set that others prepared, read-only: decode again next time
+    return split
+
+
+def _resized(image: np.ndarray, size: int) -> np.ndarray:
+    if not size or image.shape[:2] == (size, size):
+        return image
+    from PIL import Image
+
+    picture = Image.fromarray(image.squeeze()).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(picture).reshape(size, size, -1)

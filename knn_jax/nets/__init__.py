@@ -1,0 +1,85 @@
+"""Networks as pure functions `(x, train) -> (output, taps)`; the only place that imports flax."""
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from knn_jax import config
+from knn_jax.nets import trunk
+
+
+class Pixels(nn.Module):
+    """The identity: its one tap, pixels, is the flattened image. It has no parameters."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        flat = x.reshape(x.shape[0], -1)
+        return flat, {"pixels": flat}
+
+    def lipschitz(self, variables: Any, layer: str) -> float:
+        """1: distances are the images' own."""
+        return 1.0
+
+
+def build(knobs: config.Net, classes: int) -> Any:
+    """The network that the recipe names."""
+    match knobs.name:
+        case "mnist":
+            return trunk.mnist(classes)
+        case "digits":
+            return trunk.digits(classes)
+        case "pixels":
+            return Pixels()
+
+
+def load_weights(path: str, net: Any) -> Any:
+    """Variables of a trunk from an .npz of PyTorch arrays; ValueError if they are not this net's."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ValueError(f"net.weights: there is no file {file}")
+    if not isinstance(net, trunk.Trunk):
+        raise ValueError(f"net.weights: {type(net).__name__} takes no weights")
+    try:
+        with np.load(file) as arrays:
+            return trunk.from_torch(dict(arrays), net)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"net.weights: {file} holds no weights of this network ({error})") from error
+
+
+def taps(net: Any, variables: Any, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """The net's layers and the shape of each for images of `shape`; nothing is computed."""
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    found = jax.eval_shape(net.apply, variables, image)[1]
+    return {name: tap.shape for name, tap in found.items()}
+
+
+def features(net: Any, variables: Any, layers: tuple[str, ...], shape: tuple[int, ...]) -> list:
+    """For each layer a function images -> (batch, dim), as a pytree that carries the variables.
+
+    Raises ValueError for a layer that the net does not have.
+    """
+    known = taps(net, variables, shape)
+    for layer in layers:
+        if layer not in known:
+            near = difflib.get_close_matches(layer, known, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"no layer {layer!r}{hint}: this network's are {', '.join(known)}")
+    return [Partial(_Tap(net, layer), variables) for layer in layers]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tap:
+    """One layer as a function, equal for equal nets: programs compiled for it are found again."""
+
+    net: Any
+    layer: str
+
+    def __call__(self, variables, x):
+        return self.net.apply(variables, x)[1][self.layer]

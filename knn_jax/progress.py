@@ -1,0 +1,38 @@
+"""Progress bars and messages on standard error."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from rich import progress as rich_progress
+from rich.console import Console
+
+console = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """One line above the bars."""
+    console.print(text, highlight=False)
+
+
+@contextlib.contextmanager
+def bar(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """A bar with the remaining time; yields a function that moves it on."""
+    columns = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TimeElapsedColumn(),
+        rich_progress.TimeRemainingColumn(),
+    )
+    with rich_progress.Progress(*columns, console=console) as shown:
+        task = shown.add_task(what, total=total, completed=done)
+        yield lambda count: shown.advance(task, count)
+
+
+def track(items: Sequence[Any] | range, what: str) -> Iterable[Any]:
+    """The items, with a bar as they are taken."""
+    with bar(what, len(items)) as advance:
+        for item in items:
+            yield item
+            advance(1)

@@ -1,0 +1,173 @@
+"""Trains a representation: resumable at any step, the same bits whether interrupted or not."""
+
+import signal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+
+from knn_jax import config, data, progress
+from knn_jax.defenses import Defense
+
+
+class State(NamedTuple):
+    """What training carries from step to step, and a checkpoint holds."""
+
+    variables: Any
+    optimiser: Any
+    step: jax.Array
+
+
+def train(defense: Defense, dataset: data.Dataset, knobs: config.Optim, folder: Path) -> Any:
+    """The trained variables: read from the checkpoint in `folder` and trained for what is missing.
+
+    Each epoch ends with a checkpoint, and SIGTERM writes one at once and then exits. Batches depend
+    on the seed and the step alone, so 2 + 2 epochs equal 4 bit for bit on one machine.
+
+    Raises ValueError for knobs out of range and for a checkpoint that is damaged or not this net's.
+    """
+    if not (knobs.peak_lr > 0 and knobs.batch_size > 0 and knobs.epochs >= 0):
+        raise ValueError(
+            f"optim.peak_lr={knobs.peak_lr}, batch_size={knobs.batch_size}, epochs={knobs.epochs}: "
+            "the first two must be above 0, epochs not below"
+        )
+    rows = len(dataset.train.labels)
+    per_epoch = -(-rows // knobs.batch_size)
+    drops = {epoch * per_epoch: 0.1 for epoch in knobs.drops}
+    optimiser = optax.adam(optax.piecewise_constant_schedule(knobs.peak_lr, drops))
+    key = jax.random.key(knobs.seed)
+    image = jnp.asarray(dataset.train.floats(0, 1))
+
+    @jax.jit
+    def fresh():
+        variables = defense.init(key, image)
+        return State(variables, optimiser.init(variables), jnp.zeros((), jnp.int32))
+
+    if not jax.tree.leaves(jax.eval_shape(fresh).variables):
+        return fresh().variables  # nothing to train
+
+    with Checkpoints(folder) as checkpoints:
+        state = checkpoints.restore(jax.eval_shape(fresh)) or fresh()
+        done, total = int(state.step), knobs.epochs * per_epoch
+        if done > total:
+            raise ValueError(
+                f"{folder} is trained for {done / per_epoch:g} epochs, the recipe asks {knobs.epochs}: "
+                "use another --workdir"
+            )
+        if done == total:
+            return state.variables
+        step = _step(defense, optimiser)
+        images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
+        order = np.zeros(0, np.int64)
+        with progress.bar("training", total, done) as advance, _Stop() as stop:
+            for number in range(done, total):
+                epoch, place = divmod(number, per_epoch)
+                if place == 0 or number == done:
+                    order = np.random.default_rng([knobs.seed, epoch]).permutation(rows)
+                chosen = order[place * knobs.batch_size :][: knobs.batch_size]
+                mask = np.arange(knobs.batch_size) < len(chosen)
+                chosen = np.resize(chosen, knobs.batch_size)
+                state, loss = step(state, key, images, labels, chosen, mask)
+                advance(1)
+                if place + 1 == per_epoch:
+                    checkpoints.save(state)
+                    accuracy = _accuracy(defense, state.variables, dataset.valid)
+                    progress.say(
+                        f"epoch {epoch + 1}: last loss {float(loss):.4f}, validation {accuracy:.4f}"
+                    )
+                if stop.asked:
+                    checkpoints.save(state)
+                    checkpoints.close()
+                    raise SystemExit(143)
+        return state.variables
+
+
+def _step(defense: Defense, optimiser: optax.GradientTransformation):
+    """One jitted step; the last batch of an epoch is masked."""
+
+    def step(state, key, images, labels, chosen, mask):
+        x = images[chosen]
+        x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+        key = jax.random.fold_in(key, state.step)
+
+        def total(variables):
+            loss = defense.loss(variables, key, x, labels[chosen])
+            return jnp.sum(loss * mask) / jnp.sum(mask)
+
+        loss, gradient = jax.value_and_grad(total)(state.variables)
+        updates, carried = optimiser.update(gradient, state.optimiser, state.variables)
+        return State(optax.apply_updates(state.variables, updates), carried, state.step + 1), loss
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _accuracy(defense: Defense, variables: Any, split: data.Split) -> float:
+    """Of the network's own output."""
+    logits = jax.jit(defense.logits)
+    right = 0
+    for first in range(0, len(split.labels), 500):
+        x = split.floats(first, first + 500)
+        right += int(np.sum(np.argmax(logits(variables, x), 1) == split.labels[first : first + 500]))
+    return right / len(split.labels)
+
+
+class Checkpoints:
+    """Orbax checkpoints of `State` below a folder, the latest two."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder.resolve() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
+        self.manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Waits until what was saved is on disk."""
+        self.manager.close()
+
+    def save(self, state: State) -> None:
+        step = int(state.step)
+        if step not in self.manager.all_steps():
+            self.manager.save(step, args=ocp.args.StandardSave(state._asdict()))
+            self.manager.wait_until_finished()  # the next step donates these arrays
+
+    def restore(self, like: State) -> State | None:
+        """The latest checkpoint, or None; ValueError for one that does not hold such a state."""
+        step = self.manager.latest_step()
+        if step is None:
+            return None
+        try:
+            found = self.manager.restore(step, args=ocp.args.StandardRestore(like._asdict()))
+            shapes = [jax.tree.map(lambda a: (a.shape, a.dtype), s) for s in (found, like._asdict())]
+            if shapes[0] != shapes[1]:
+                raise ValueError("other shapes")
+        except Exception as error:  # orbax, tensorstore and json each raise their own
+            raise ValueError(
+                f"checkpoint {self.folder / str(step)} is damaged or of another network: remove it or "
+                "use another --workdir"
+            ) from error
+        return State(**found)
+
+
+class _Stop:
+    """Notes SIGTERM, so that the loop can save before it ends."""
+
+    asked = False
+
+    def __enter__(self):
+        self.before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGTERM, self.before)
+
+    def _ask(self, *_):
+        self.asked = True
