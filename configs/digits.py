@@ -13,7 +13,14 @@ def get_config() -> config.Config:
         name="digits",
         data=config.Data(name="digits"),
         net=config.Net(name="digits"),
-        optim=config.Optim(epochs=10),
+        optim=config.Optim(epochs=30),
         classifier=config.Classifier(layers=("relu3",), k=5),
-        attack=config.Attack(images=200, norms=("l2", "linf"), steps=100, starts=6),
+        attack=config.Attack(
+            images=200,
+            norms=("l2", "linf"),
+            steps=100,
+            starts=6,
+            radii=(0.05, 0.1, 0.25, 0.5, 1.0),
+            radii_linf=(0.05, 0.1, 0.15, 0.2),
+        ),
     )

@@ -39,7 +39,13 @@ class KNN:
     classes: int = dataclasses.field(metadata={"static": True})
 
     def votes(self, x: Images) -> Int[Array, "batch class"]:
-        """How many of the k nearest rows are of each class, summed over taps."""
+        """How many of the k nearest rows are of each class, summed over taps.
+
+        Raises ValueError for images that are not in [0, 1] or not of the bank's shape.
+        """
+        x = check_images(x)
+        if x.shape[1:] != self.images.shape[1:]:
+            raise ValueError(f"images of shape {x.shape[1:]}, and {self.images.shape[1:]} in the bank")
         return _votes(self, x)
 
     def predict(self, x: Images) -> Labels:
@@ -67,7 +73,10 @@ class KNN:
         return sum((neighbors.soft_votes(d, self.k, temperature) for d in distances), jnp.zeros(()))
 
     def rivals(self, x: Images, y: Labels, count: int) -> Float[Array, "batch count h w c"]:
-        """The images of the `count` rows nearest to x (by the first tap) that are not of class y."""
+        """The images of the `count` rows nearest to x that are not of class y, by the first tap.
+
+        At most a quarter of them are of one class (one, where there are up to four).
+        """
         return _rivals(self, x, y, count)
 
 
@@ -108,7 +117,7 @@ def knn(
         if bank.ndim != 2:
             raise ValueError(f"{name}: features of shape {bank.shape}, not (batch, dim): flatten them")
         if not isinstance(bank, Tracer):
-            bad = np.flatnonzero(~np.isfinite(bank.sum(1)))
+            bad = np.flatnonzero(~jnp.isfinite(bank).all(1))
             if bad.size:
                 raise ValueError(f"{name}: the features of bank row {bad[0]} are NaN or infinite")
     classes = int(labels.max()) + 1
@@ -187,7 +196,13 @@ def _references(model, x, count):
     return lax.stop_gradient(tuple(rows(feature, bank) for feature, bank in pairs))
 
 
+@functools.partial(jax.jit, static_argnames="count")
 def _rivals(model, x, y, count):
-    feature, bank = model.features[0], model.banks[0]
-    near = neighbors.search(feature(x), bank, count, labels=model.labels, without=y)
-    return model.images[near.index]
+    each = -(-count // 4)
+    every = jnp.broadcast_to(jnp.arange(model.classes), (x.shape[0], model.classes))
+    query, bank = model.features[0](x), model.banks[0]
+    near = neighbors.search(query, bank, each, labels=model.labels, only=every)
+    distance = jnp.where((every == y[:, None])[..., None], jnp.inf, near.distance)
+    order = jnp.argsort(distance.reshape(len(x), -1), 1)
+    order = order[:, jnp.arange(count) % order.shape[1]]
+    return model.images[jnp.take_along_axis(near.index.reshape(len(x), -1), order, 1)]

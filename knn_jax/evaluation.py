@@ -69,9 +69,9 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
             raise ValueError(f"{field}={value}: it must be at least 1")
     for field, value in (
         ("attack.images", recipe.attack.images),
-        ("certify.images", recipe.certify.images),
+        ("certify.images", recipe.certify.images or recipe.attack.images),
     ):
-        if not 0 <= value <= len(dataset.test.labels):
+        if not 1 <= value <= len(dataset.test.labels):
             raise ValueError(f"{field}={value}: the test set has {len(dataset.test.labels)} images")
 
 
@@ -95,21 +95,30 @@ def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
     return Defended(dataset, model, lipschitz, digest.hexdigest())
 
 
-def attack(recipe: Config, defended: Defended, norm: balls.Norm, folder: Path) -> Outcome:
-    """The minimum-norm attack on the first test images: norm, success, image, predictions."""
+def attack(
+    recipe: Config, defended: Defended, norm: balls.Norm, folder: Path, *, run: bool = True
+) -> Outcome | None:
+    """The minimum-norm attack on the first test images: norm, success, image, predictions.
+
+    Without `run`, what earlier runs left in the folder; None if that is not all of it.
+    """
     knobs = recipe.attack
 
     def one(model, key, x, y):
         found = attacks.minimum_norm(
             key, model, x, y, norm=norm, steps=knobs.steps, starts=knobs.starts
         )
-        clean, changed = model.predict(x), model.predict(found.image)
+        clean, own = model.predict(x), jax.nn.one_hot(y, model.classes, dtype=jnp.int32)
+        changed = jnp.argmax(2 * model.votes(found.image) - own, 1)  # a tie goes against class y
         keep = {"image": found.image, "norm": found.norm, "success": found.success}
         counts = {"gradients": jnp.broadcast_to(found.gradients, y.shape)}
+        length = balls.l2(0.0).norm(found.image - x)
+        keep["l2"] = jnp.where(found.success, length, jnp.inf)  # whatever the norm, for certificates
         return {**keep, **counts, "clean": clean, "adversarial": changed}
 
     settings = ["minimum_norm", norm, knobs.steps, knobs.starts, knobs.chunk, knobs.seed]
-    return _in_chunks(one, f"attacking {norm}", settings, defended, knobs.images, knobs, folder)
+    chunks = _Chunks(settings, defended, knobs.images, knobs.chunk, knobs.seed, folder)
+    return chunks.outcome(one, f"attacking {norm}") if run or chunks.complete() else None
 
 
 def certify(recipe: Config, defended: Defended, name: str, folder: Path) -> Outcome:
@@ -128,46 +137,56 @@ def certify(recipe: Config, defended: Defended, name: str, folder: Path) -> Outc
 
     settings = [name, defended.lipschitz, knobs.own, knobs.other, knobs.chunk]
     images = knobs.images or recipe.attack.images
-    return _in_chunks(one, f"certifying by {name}", settings, defended, images, knobs, folder)
+    chunks = _Chunks(settings, defended, images, knobs.chunk, 0, folder)
+    return chunks.outcome(one, f"certifying by {name}")
 
 
-def _in_chunks(
-    one: Callable[..., dict],
-    what: str,
-    settings: list,
-    defended: Defended,
-    images: int,
-    knobs: Any,
-    folder: Path,
-) -> Outcome:
-    """Runs `one` chunk after chunk, each kept in a file that the same settings find again."""
-    model, test = defended.model, defended.dataset.test
-    identity = json.dumps([settings, defended.fingerprint, model.k, jax.__version__])
-    name = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
-    chunk, seed = knobs.chunk, getattr(knobs, "seed", 0)
-    parts, compiled, compile_seconds = [], None, 0.0
-    with progress.bar(what, images) as advance:
-        for first in range(0, images, chunk):
-            count = min(chunk, images - first)
-            file = folder / "parts" / f"{settings[0]}_{settings[1]}_{name}" / f"{first:06d}_{count}.npz"
-            if not file.exists():
-                x = test.floats(first, first + count)
-                y = test.labels[first : first + count]
-                x, y = (np.resize(a, (chunk, *a.shape[1:])) for a in (x, y))  # one shape, one trace
-                arguments = model, jax.random.fold_in(jax.random.key(seed), first), x, y
-                if compiled is None:
+class _Chunks:
+    """Test images chunk by chunk, each chunk's results in a file that equal settings find again."""
+
+    def __init__(
+        self, settings: list, defended: Defended, images: int, chunk: int, seed: int, folder: Path
+    ):
+        self.defended, self.size, self.seed = defended, chunk, seed
+        identity = json.dumps([settings, defended.fingerprint, defended.model.k, jax.__version__])
+        digest = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
+        parts = folder / "parts" / f"{settings[0]}_{settings[1]}_{digest}"
+        spans = [(first, min(chunk, images - first)) for first in range(0, images, chunk)]
+        self.files = {span: parts / f"{span[0]:06d}_{span[1]}.npz" for span in spans}
+
+    def complete(self) -> bool:
+        """Whether nothing is left to compute."""
+        return all(file.exists() for file in self.files.values())
+
+    def outcome(self, one: Callable[..., dict], what: str) -> Outcome:
+        """Computes `one(model, key, x, y)` where it is missing, and joins all chunks."""
+        compiled, compile_seconds, parts = None, 0.0, []
+        with progress.bar(what, sum(count for _, count in self.files)) as advance:
+            for (first, count), file in self.files.items():
+                if not file.exists():
+                    arguments = self._arguments(first, count)
+                    if compiled is None:
+                        start = time.perf_counter()
+                        compiled = jax.jit(one).lower(*arguments).compile()
+                        compile_seconds = time.perf_counter() - start
                     start = time.perf_counter()
-                    compiled = jax.jit(one).lower(*arguments).compile()
-                    compile_seconds = time.perf_counter() - start
-                start = time.perf_counter()
-                arrays = {k: np.asarray(v)[:count] for k, v in compiled(*arguments).items()}
-                arrays["seconds"] = np.asarray(time.perf_counter() - start)
-                arrays["compile_seconds"] = np.asarray(compile_seconds if not parts else 0.0)
-                with whole(file) as scratch, open(scratch, "wb") as stream:
-                    np.savez(stream, allow_pickle=False, **arrays)
-            with np.load(file) as saved:
-                parts.append(dict(saved))
-            advance(count)
-    times = [sum(float(part.pop(k)) for part in parts) for k in ("seconds", "compile_seconds")]
-    joined = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]} if parts else {}
-    return Outcome(joined, *times)
+                    arrays = {k: np.asarray(v)[:count] for k, v in compiled(*arguments).items()}
+                    arrays["seconds"] = np.asarray(time.perf_counter() - start)
+                    arrays["compile_seconds"], compile_seconds = np.asarray(compile_seconds), 0.0
+                    with whole(file) as scratch, open(scratch, "wb") as stream:
+                        np.savez(stream, allow_pickle=False, **arrays)
+                with np.load(file) as saved:
+                    parts.append(dict(saved))
+                advance(count)
+        seconds, compile_seconds = (
+            sum(float(part.pop(name)) for part in parts) for name in ("seconds", "compile_seconds")
+        )
+        arrays = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+        return Outcome(arrays, seconds, compile_seconds)
+
+    def _arguments(self, first: int, count: int) -> tuple:
+        """Of a chunk, padded to the one shape that is compiled."""
+        test = self.defended.dataset.test
+        arrays = test.floats(first, first + count), test.labels[first : first + count]
+        x, y = (np.resize(array, (self.size, *array.shape[1:])) for array in arrays)
+        return self.defended.model, jax.random.fold_in(jax.random.key(self.seed), first), x, y

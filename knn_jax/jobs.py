@@ -1,5 +1,7 @@
 """What the three scripts do."""
 
+from pathlib import Path
+
 from knn_jax import data, evaluation, progress, report, workdir
 from knn_jax.config import Config
 
@@ -15,26 +17,32 @@ def train(recipe: Config, path: str) -> None:
 
 def attack(recipe: Config, path: str) -> None:
     """Attacks and certifies, and reports both."""
-    _evaluate(recipe, path, recipe.attack.norms)
+    _evaluate(recipe, path, run=True)
 
 
 def certify(recipe: Config, path: str) -> None:
-    """Certifies only; attacks already made with this recipe stay in the report."""
-    _evaluate(recipe, path, ())
+    """Certifies only; attacks made before with this recipe stay in the report."""
+    if len(recipe.classifier.layers) > 1:
+        raise ValueError(f"certificates cover one layer: classifier.layers={recipe.classifier.layers}")
+    _evaluate(recipe, path, run=False)
 
 
-def _open(recipe, path):
+def _open(recipe: Config, path: str) -> tuple[data.Dataset, Path]:
     """Everything that can be wrong with a recipe is found here, before the long work."""
     dataset = data.load(recipe.data, progress.track)
     evaluation.check(recipe, dataset)
     return dataset, workdir.claim(path, recipe)
 
 
-def _evaluate(recipe, path, norms):
+def _evaluate(recipe: Config, path: str, *, run: bool) -> None:
     dataset, folder = _open(recipe, path)
     defended = evaluation.defend(recipe, dataset, folder)
-    attacked = {norm: evaluation.attack(recipe, defended, norm, folder) for norm in norms}
+    outcomes = (
+        (norm, evaluation.attack(recipe, defended, norm, folder, run=run))
+        for norm in recipe.attack.norms
+    )
+    attacked = {norm: outcome for norm, outcome in outcomes if outcome}
     certified = {}
-    if len(recipe.classifier.layers) == 1:  # certificates cover one tap
+    if len(recipe.classifier.layers) == 1:
         certified = {c: evaluation.certify(recipe, defended, c, folder) for c in CERTIFICATES}
     report.show(report.write(recipe, defended, attacked, certified, folder), folder)

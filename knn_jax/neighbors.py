@@ -101,18 +101,26 @@ def soft_votes(
     return jax.nn.sigmoid((r - squared) / scale).sum(-1)
 
 
+def top_k(values: Float[Array, "*batch n"], k: int) -> tuple[Array, Array]:
+    """`lax.top_k` of any rank as one of rank 2: XLA's CPU backend sorts all values of a higher one."""
+    found = lax.top_k(values.reshape(-1, values.shape[-1]), k)
+    best, place = (out.reshape(*values.shape[:-1], k) for out in found)
+    return best, place
+
+
 def in_tiles(function, tile: int):
-    """`function` of batched arrays, applied `tile` examples at a time (the last tile padded)."""
+    """`function` of batched arrays, applied to at most `tile` examples at a time, in equal tiles."""
 
     def tiled(*args):
         count = jax.tree.leaves(args)[0].shape[0]
         if count <= tile:
             return function(*args)
         tiles = -(-count // tile)
+        size = -(-count // tiles)
 
         def split(leaf):
-            padding = jnp.broadcast_to(leaf[:1], (tiles * tile - count, *leaf.shape[1:]))
-            return jnp.concatenate([leaf, padding]).reshape(tiles, tile, *leaf.shape[1:])
+            padding = jnp.broadcast_to(leaf[:1], (tiles * size - count, *leaf.shape[1:]))
+            return jnp.concatenate([leaf, padding]).reshape(tiles, size, *leaf.shape[1:])
 
         out = lax.map(lambda args: function(*args), jax.tree.map(split, args))
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], out)
@@ -163,7 +171,7 @@ def _select(query, bank, mean, labels, member, *, k, belongs, row_tile):
         """Merges a tile's scores into the best so far; on a tie lax.top_k takes the lower row."""
         score = jnp.concatenate([carry[0], score], -1)
         ids = jnp.broadcast_to(ids, (*score.shape[:-1], ids.shape[-1]))
-        best, place = lax.top_k(score, carry[0].shape[-1])
+        best, place = top_k(score, carry[0].shape[-1])
         return best, jnp.take_along_axis(jnp.concatenate([carry[1], ids], -1), place, -1)
 
     def nothing(width):

@@ -14,7 +14,6 @@ from knn_jax.attacks.outcome import Found, Images, Labels
 from knn_jax.neighbors import in_tiles
 
 HALVINGS = 10  # of the way from an image to one of another class
-SHARE = 67  # references of each class, in per cent of k: a class wins with fewer than k neighbours
 
 
 def minimum_norm(
@@ -49,13 +48,15 @@ def minimum_norm(
 @functools.partial(jax.jit, static_argnames=("norm", "steps", "starts", "refresh"))
 def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
     measure = balls.ball(norm, 0.0).norm
-    count = -(-SHARE * model.k // 100)
+    count = outcome.references(model)
 
     def batch(place, x, y):
         keys = outcome.keys(key, place)
 
         def where(condition, image, other):
             return jnp.where(balls.over(condition, x.shape), image, other)
+
+        nothing = x, jnp.full(len(x), jnp.inf)
 
         def fooled(image):
             return model.margin(image, y) <= 0
@@ -96,9 +97,11 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
                 body = functools.partial(step, references=references)
                 return lax.fori_loop(first, last, body, carry), None
 
-            carry = (best, *start)
-            (best, image, _), _ = lax.scan(period, carry, jnp.arange(0, steps, refresh))
-            return keep(best, image)[0], None
+            carry = (nothing, *start)  # its own best only: another start's would cut this one short
+            (own, image, _), _ = lax.scan(period, carry, jnp.arange(0, steps, refresh))
+            own, _, _ = keep(own, image)
+            shorter = own[1] < best[1]
+            return (where(shorter, own[0], best[0]), jnp.minimum(own[1], best[1])), None
 
         def halve(image):
             """The fooling end of the way from x to `image`, bisected at the boundary."""
@@ -126,12 +129,10 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
 
         images = [x, *map(noise, range(noisy)), *others[: starts - 1 - noisy]]
         radii = [near / 2] * (1 + noisy) + [*reach[: starts - 1 - noisy]]
-        best = lax.scan(descend, (x, jnp.full(len(x), jnp.inf)), (jnp.stack(images), jnp.stack(radii)))[
-            0
-        ]
+        best, _ = lax.scan(descend, nothing, (jnp.stack(images), jnp.stack(radii)))
         return halve(best[0])
 
-    tile = outcome.batch_size(model, x, y)
+    tile = outcome.batch_size(model, x, outcome.references(model))
     image = in_tiles(batch, tile)(jnp.arange(len(x)), x, y)
     halved = max(1, starts - 1 - starts // 3) + 1
     forwards = starts * (steps + 1 + -(-steps // refresh)) + halved * HALVINGS + 1

@@ -11,6 +11,7 @@ from knn_jax import balls, classifiers
 Images = Float[Array, "batch height width channel"]
 Labels = Int[Array, " batch"]
 REFERENCES = 2**26  # floats of references that a batch of images may hold: 256 MB
+SHARE = 67  # references of each class, in per cent of k: a class wins with fewer than k neighbours
 
 
 class Found(NamedTuple):
@@ -46,11 +47,16 @@ def check(model: Any, x: Any, y: Any) -> tuple[Images, Labels]:
     return x, classifiers.check_labels(y, len(x), model.classes)
 
 
-def batch_size(model: Any, x: Images, y: Labels) -> int:
+def batch_size(model: Any, x: Images, references: int) -> int:
     """How many examples to attack at once: up to 128, as the references' memory allows."""
-    one = jax.eval_shape(lambda m, x: m.references(x), model, x[:1])
+    one = jax.eval_shape(lambda m, x: m.references(x, references), model, x[:1])
     size = sum(leaf.size for leaf in jax.tree.leaves(one))
     return max(1, min(128, REFERENCES // size))
+
+
+def references(model: Any) -> int:
+    """How many references of each class the surrogate votes with."""
+    return -(-SHARE * model.k // 100)
 
 
 def keys(key: Array, count: Int[Array, " batch"]) -> Array:

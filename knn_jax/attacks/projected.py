@@ -68,6 +68,7 @@ def pgd(
 @functools.partial(jax.jit, static_argnames=("norm", "steps", "restarts", "refresh"))
 def _pgd(key, model, x, y, eps, size, temperature, loss, *, norm, steps, restarts, refresh):
     ball = balls.ball(norm, eps)
+    count = outcome.references(model)
 
     def batch(place, x, y):
         keys = outcome.keys(key, place)
@@ -93,7 +94,7 @@ def _pgd(key, model, x, y, eps, size, temperature, loss, *, norm, steps, restart
 
             def period(carry, first):
                 best, x_adv = carry
-                references = None if loss is not None else model.references(x_adv)
+                references = None if loss is not None else model.references(x_adv, count)
                 last = jnp.minimum(first + refresh, steps)
                 x_adv = lax.fori_loop(first, last, lambda _, z: ascend(z, references), x_adv)
                 return (lower(best, x_adv), x_adv), None
@@ -103,7 +104,7 @@ def _pgd(key, model, x, y, eps, size, temperature, loss, *, norm, steps, restart
         start = (x, model.margin(x, y))
         return lax.scan(restart, start, jnp.arange(restarts))[0][0]
 
-    tile = outcome.batch_size(model, x, y)
+    tile = outcome.batch_size(model, x, count)
     image = in_tiles(batch, tile)(jnp.arange(len(x)), x, y)
     periods = -(-steps // refresh)
     return outcome.judge(model, x, y, image, norm, steps * restarts, (2 * periods + 1) * restarts)

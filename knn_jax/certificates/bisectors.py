@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from knn_jax.certificates.sides import check, majority, sides
 from knn_jax.classifiers import BATCH, Images, Labels
-from knn_jax.neighbors import GATHERED, in_tiles
+from knn_jax.neighbors import GATHERED, in_tiles, top_k
 
 
 def voronoi(
@@ -58,8 +58,8 @@ def _voronoi(model, x, y, lipschitz, *, own, other):
         bisector = (jnp.square(dw) - jnp.square(dz) - rounding) / (2 * (apart + 2 * absolute))
         present = jnp.isfinite(dz) & jnp.isfinite(dw)
         bisector = jnp.where(present, bisector, jnp.where(jnp.isfinite(dw), -jnp.inf, jnp.inf))
-        against = lax.top_k(bisector, least_own)[0][..., -1]  # what each w must cross
-        radius = -lax.top_k(-against, least_other)[0][..., -1]
+        against = top_k(bisector, least_own)[0][..., -1]  # what each w must cross
+        radius = -top_k(-against, least_other)[0][..., -1]
         slack = 2 * near.relative
         last = dw[:, -1, 0] * (1 - slack) - dz[:, 0, least_own - 1] * (1 + slack)
         beyond = last / 2 - 4 * near.absolute  # what any w left out must cross, at least
