@@ -33,9 +33,9 @@ def minimum_norm(
     is not (decoupled direction and norm, Rony et al. 2019). The gradient is that of the soft vote's
     margin over the rows nearest to the current image of every class, retrieved anew every `refresh`
     steps, at a temperature falling from 3 to 0.1. Each of the `starts` takes `steps` gradients: the
-    image itself, a third of them the image with noise, the others its nearest rows of other classes,
-    pulled back to the boundary by bisection. The least perturbation over all of them is returned,
-    judged anew.
+    image itself, a third of them the image with noise, then its nearest rows of other classes, pulled
+    back to the boundary by bisection, and the last the best of all these. The least perturbation is
+    returned, judged anew.
 
     Raises ValueError for images outside [0, 1], labels out of range and numbers that are too small.
     """
@@ -116,8 +116,8 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
             high = lax.fori_loop(0, HALVINGS, half, ends)[1]
             return x + balls.over(high, x.shape) * (image - x)
 
-        noisy = starts // 3
-        others = jnp.moveaxis(model.rivals(x, y, max(1, starts - 1 - noisy)), 1, 0)
+        noisy, rivals = _shares(starts)
+        others = jnp.moveaxis(model.rivals(x, y, max(1, rivals)), 1, 0)
         others = lax.map(halve, others)
         reach = jax.vmap(lambda image: measure(image - x))(others)
         near = reach.min(0)
@@ -127,13 +127,21 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
             draw = jax.vmap(lambda k: sample(jax.random.fold_in(k, number), (1, *x.shape[1:])))
             return jnp.clip(x + balls.over(near, x.shape) * draw(keys)[:, 0], 0.0, 1.0)
 
-        images = [x, *map(noise, range(noisy)), *others[: starts - 1 - noisy]]
-        radii = [near / 2] * (1 + noisy) + [*reach[: starts - 1 - noisy]]
+        images = [x, *map(noise, range(noisy)), *others[:rivals]]
+        radii = [near / 2] * (1 + noisy) + [*reach[:rivals]]
         best, _ = lax.scan(descend, nothing, (jnp.stack(images), jnp.stack(radii)))
+        if len(images) < starts:
+            best, _ = descend(best, (best[0], jnp.minimum(best[1], near)))
         return halve(best[0])
 
     tile = outcome.batch_size(model, x, outcome.references(model))
     image = in_tiles(batch, tile)(jnp.arange(len(x)), x, y)
-    halved = max(1, starts - 1 - starts // 3) + 1
+    halved = max(1, _shares(starts)[1]) + 1
     forwards = starts * (steps + 1 + -(-steps // refresh)) + halved * HALVINGS + 1
     return outcome.judge(model, x, y, image, norm, steps * starts, forwards)
+
+
+def _shares(starts: int) -> tuple[int, int]:
+    """How many starts are noise and how many rivals, beside the image and the best of all these."""
+    noise = (starts - 1) // 3
+    return noise, max(0, starts - 2 - noise)
