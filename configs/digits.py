@@ -18,7 +18,7 @@ def get_config() -> config.Config:
         attack=config.Attack(
             images=200,
             norms=("l2", "linf"),
-            steps=100,
+            steps=60,
             starts=6,
             radii=(0.05, 0.1, 0.25, 0.5, 1.0),
             radii_linf=(0.05, 0.1, 0.15, 0.2),

@@ -2,9 +2,9 @@
 
     python attack.py configs/mnist_basic.py
 
-Trains 15 epochs as the authors' code did (Adam 1e-3, batch 128; here the last epoch is kept, there
-the best on validation), and attacks the first 200 test images with 2,000 gradients each. To attack
-the authors' own weights, give `--net.weights mnist_basic_weights.npz`.
+Trains 6 epochs (Adam 1e-3, batch 128; the authors' code 15, keeping the best on validation; six are
+enough for their accuracy), and attacks the first 200 test images with 1,980 gradients each. To
+attack the authors' own weights, give `--net.weights mnist_basic_weights.npz`.
 
 The paper reports accuracy .9870 and a mean L2 of 2.1054, withdrawn since: its authors' later attack
 reaches 1.552 on the first 50 images.
@@ -18,9 +18,9 @@ def get_config() -> config.Config:
         name="mnist_basic",
         data=config.Data(name="mnist"),
         net=config.Net(name="mnist"),
-        optim=config.Optim(epochs=15),
+        optim=config.Optim(epochs=6),
         classifier=config.Classifier(layers=("relu3",), k=75),
-        attack=config.Attack(images=200, steps=100, starts=20, chunk=50),
+        attack=config.Attack(images=200, steps=60, starts=33, chunk=50),
         reported={
             "clean_acc": 0.9870,
             "mean_l2": 2.1054,

@@ -15,7 +15,7 @@ def get_config() -> config.Config:
         data=config.Data(name="mnist"),
         net=config.Net(name="pixels"),
         classifier=config.Classifier(layers=("pixels",), k=1),
-        attack=config.Attack(images=200, steps=100, starts=8, radii=(0.5, 1.0, 1.5, 1.58, 2.0)),
+        attack=config.Attack(images=200, steps=60, starts=8, radii=(0.5, 1.0, 1.5, 1.58, 2.0)),
         certify=config.Certify(images=10_000),
         reported={
             "clean_acc": 0.9683,

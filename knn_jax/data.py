@@ -3,6 +3,7 @@
 import difflib
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,24 +89,27 @@ def _npz(path: Path):
     """train_ and test_images and _labels; or images and labels, a fifth of them for tests."""
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
-    with np.load(path) as file:
-        if {"train_images", "train_labels", "test_images", "test_labels"} <= set(file.files):
-            train = Split(_with_channel(file["train_images"]), file["train_labels"].astype(np.int32))
-            test = Split(_with_channel(file["test_images"]), file["test_labels"].astype(np.int32))
-            return train, test
-        if {"images", "labels"} <= set(file.files):
-            every = Split(_with_channel(file["images"]), file["labels"].astype(np.int32))
-            _check(str(path), every)
-            kept, held = _halves(every.labels, 0.2, 0)
-            return _rows(every, kept), _rows(every, held)
-        raise ValueError(
-            f"{path} holds {', '.join(file.files)}: it needs images and labels, or train_images, "
-            "train_labels, test_images and test_labels"
-        )
+    try:
+        with open(path, "rb") as stream, np.load(stream) as file:
+            arrays = dict(file)
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged or no .npz of arrays: {error}") from error
+    if {"train_images", "train_labels", "test_images", "test_labels"} <= set(arrays):
+        train, test = (_split(arrays[f"{s}_images"], arrays[f"{s}_labels"]) for s in ("train", "test"))
+        return train, test
+    if {"images", "labels"} <= set(arrays):
+        every = _split(arrays["images"], arrays["labels"])
+        _check(str(path), every)
+        kept, held = _halves(every.labels, 0.2, 0)
+        return _rows(every, kept), _rows(every, held)
+    raise ValueError(
+        f"{path} holds {', '.join(arrays)}: it needs images and labels, or train_images, "
+        "train_labels, test_images and test_labels"
+    )
 
 
-def _with_channel(images: np.ndarray) -> np.ndarray:
-    return images[..., None] if images.ndim == 3 else images
+def _split(images: np.ndarray, labels: np.ndarray) -> Split:
+    return Split(images[..., None] if images.ndim == 3 else images, labels.astype(np.int32))
 
 
 def _check(name: str, split: Split) -> None:
@@ -178,11 +182,12 @@ def _decoded(builder: Any, name: str, size: int, track: Track) -> Split:
         raise ValueError(f"the images of {builder.name} differ in size: give data.size, say 128")
     split = Split(np.stack(images), labels)
     try:
-        scratch = Path(tempfile.mkdtemp(dir=cache.parent))
-        for part, array in split._asdict().items():
-            np.save(scratch / f"{part}.npy", array)
-        scratch.chmod(0o755)
-        os.replace(scratch, cache)  # whole or not at all
+        with tempfile.TemporaryDirectory(dir=cache.parent) as scratch:
+            half = Path(scratch) / "decoded"
+            half.mkdir()
+            for part, array in split._asdict().items():
+                np.save(half / f"{part}.npy", array)
+            os.replace(half, cache)  # whole or not at all
     except OSError:
         pass  # a set that others prepared, read-only: decode again next time
     return split

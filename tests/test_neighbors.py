@@ -1,19 +1,32 @@
 """Search against float64 brute force, and its invariances."""
 
+import inspect
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
+from jax.sharding import AxisType, PartitionSpec
+from sklearn.datasets import load_digits
+from sklearn.neighbors import NearestNeighbors
 
 from knn_jax import neighbors
 
+KINDS = ["gaussian", "clustered", "offset", "duplicated", "grid", "needle"]
+search = jax.jit(neighbors.search, static_argnames="k")  # compiled once for many data
 
-def brute(query, bank, k):
-    """Distances and indices in float64, ties to the lower row."""
+
+def brute(query, bank, k, eligible=None):
+    """Distances and indices in float64, ties to the lower row; inf and -1 beyond the eligible."""
     query, bank = np.asarray(query, np.float64), np.asarray(bank, np.float64)
     distance = np.sqrt(((query[:, None] - bank[None]) ** 2).sum(-1))
+    if eligible is not None:
+        distance = np.where(eligible, distance, np.inf)
     index = np.argsort(distance, 1, kind="stable")[:, :k]
-    return np.take_along_axis(distance, index, 1), index
+    distance = np.take_along_axis(distance, index, 1)
+    return distance, np.where(np.isinf(distance), -1, index)
 
 
 def sample(kind, rows=300, queries=9, dim=12):
@@ -29,15 +42,315 @@ def sample(kind, rows=300, queries=9, dim=12):
         bank = np.repeat(bank[: rows // 10], 10, 0)
     if kind == "grid":
         bank, query = rng.integers(0, 2, size=bank.shape), rng.integers(0, 2, size=query.shape)
+    if kind == "needle":  # neighbours closer together than the matmul can tell apart
+        side = 300 * (2 * rng.integers(0, 2, size=rows) - 1)
+        bank, query = bank * 0.01 + side[:, None], query * 0.01 + 300
     return jnp.asarray(query, jnp.float32), jnp.asarray(bank, jnp.float32)
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "clustered", "offset", "duplicated", "grid"])
+def small_tiles(monkeypatch, row_tile=64, scores=200, gathered=1000):
+    monkeypatch.setattr(neighbors, "ROW_TILE", row_tile)
+    monkeypatch.setattr(neighbors, "SCORES", scores)
+    monkeypatch.setattr(neighbors, "GATHERED", gathered)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 7, 300])
 def test_agrees_with_float64_brute_force(kind, k):
     query, bank = sample(kind)
-    near = neighbors.search(query, bank, k)
+    near = search(query, bank, k)
     distance, index = brute(query, bank, k)
     np.testing.assert_allclose(near.distance, distance, rtol=2e-6, atol=1e-6)
     if kind in ("duplicated", "grid"):  # ties, where the lower row must come first
         np.testing.assert_array_equal(near.index, index)
+
+
+def test_agrees_with_scikit_learn_on_the_digits():
+    images = load_digits().data.astype(np.float32)
+    query, bank = images[:20], images[20:400]
+    near = search(jnp.asarray(query), jnp.asarray(bank), 5)
+    oracle = NearestNeighbors(n_neighbors=5, algorithm="kd_tree").fit(bank)
+    np.testing.assert_allclose(near.distance, oracle.kneighbors(query)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(64, 200, 1000), (7, 2**20, 2**25), (300, 1200, 2**25), (4096, 1, 1)],
+    ids=["all small", "rows", "scores", "one query"],
+)
+def test_the_tiles_do_not_change_the_answer(monkeypatch, sizes):
+    small_tiles(monkeypatch, *sizes)
+    tiled = jax.jit(lambda query, bank: neighbors.search(query, bank, 7))
+    for kind in KINDS:
+        near, whole = tiled(*sample(kind)), search(*sample(kind), 7)
+        np.testing.assert_array_equal(near.index, whole.index, kind)
+        np.testing.assert_allclose(near.distance, whole.distance, rtol=1e-6)
+
+
+def test_the_tiles_do_not_change_a_restricted_search(monkeypatch):
+    query, bank = sample("grid", queries=5)
+    labels = jnp.arange(300) % 4
+    only = jnp.array([[0, 1, 2], [3, 2, 1], [1, 1, 1], [2, 0, 3], [3, 3, 0]])
+    whole = search(query, bank, 4, labels=labels, only=only)
+    small_tiles(monkeypatch)
+    tiled = neighbors.search(query, bank, 4, labels=labels, only=only)
+    np.testing.assert_array_equal(tiled.index, whole.index)
+
+
+@pytest.mark.parametrize("part", [slice(0, 1), slice(3, 9)], ids=["one", "six"])
+def test_the_size_of_the_batch_does_not_change_the_answer(part):
+    for kind in KINDS:
+        query, bank = sample(kind)
+        near, whole = search(query[part], bank, 7), search(query, bank, 7)
+        np.testing.assert_array_equal(near.index, whole.index[part], kind)
+
+
+@pytest.mark.parametrize("shift", [-3.0, 1000.0])
+def test_translating_query_and_bank_changes_nothing(shift):
+    """Coordinates are multiples of 2^-8, so that the translation itself is exact."""
+    query, bank = (jnp.round(a * 256) / 256 for a in sample("gaussian"))
+    here = search(query, bank, 7)
+    there = search(query + shift, bank + shift, 7)
+    np.testing.assert_array_equal(there.index, here.index)
+    np.testing.assert_array_equal(there.distance, here.distance)
+
+
+def test_ties_go_to_the_lower_row():
+    bank = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
+    near = search(jnp.zeros((1, 2)), bank, 4)
+    np.testing.assert_array_equal(near.index, [[2, 4, 0, 1]])
+    np.testing.assert_array_equal(near.distance, [[0, 0, 1, 1]])
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "grid", "needle"])
+def test_only_searches_the_rows_of_one_label(kind):
+    query, bank = sample(kind)
+    labels, only = np.arange(300) % 4, np.arange(9) % 4
+    near = search(query, bank, 5, labels=jnp.asarray(labels), only=jnp.asarray(only))
+    distance, index = brute(query, bank, 5, labels == only[:, None])
+    np.testing.assert_allclose(near.distance, distance, rtol=2e-6)
+    np.testing.assert_array_equal(labels[near.index], np.broadcast_to(only[:, None], (9, 5)))
+    if kind == "grid":
+        np.testing.assert_array_equal(near.index, index)
+
+
+def test_only_of_several_labels_is_each_of_them_alone():
+    query, bank = sample("gaussian")
+    labels = jnp.arange(300) % 4
+    only = jnp.asarray(np.random.default_rng(1).integers(0, 4, (9, 3)))
+    near = search(query, bank, 5, labels=labels, only=only)
+    for group in range(3):
+        alone = search(query, bank, 5, labels=labels, only=only[:, group])
+        np.testing.assert_array_equal(near.index[:, group], alone.index)
+        np.testing.assert_allclose(near.distance[:, group], alone.distance, rtol=1e-6)
+
+
+def test_without_leaves_one_label_out():
+    query, bank = sample("grid")
+    labels, without = np.arange(300) % 4, np.arange(9) % 4
+    near = search(query, bank, 5, labels=jnp.asarray(labels), without=jnp.asarray(without))
+    distance, index = brute(query, bank, 5, labels != without[:, None])
+    np.testing.assert_array_equal(near.index, index)
+    np.testing.assert_allclose(near.distance, distance, rtol=1e-6)
+
+
+def test_labels_that_number_the_rows_make_leave_one_out():
+    bank = sample("gaussian")[1][:50]
+    rows = jnp.arange(50)
+    near = search(bank, bank, 3, labels=rows, without=rows)
+    distance, index = brute(bank, bank, 3, ~np.eye(50, dtype=bool))
+    np.testing.assert_array_equal(near.index, index)
+    np.testing.assert_allclose(near.distance, distance, rtol=2e-6)
+
+
+def test_fewer_eligible_rows_than_k_leave_inf_and_minus_one():
+    bank = jnp.array([[0.0], [1.0], [2.0], [3.0]])
+    labels = jnp.array([0, 0, 0, 1])
+    query = jnp.array([[0.0], [3.0]])
+    near = search(query, bank, 2, labels=labels, only=jnp.array([[1, 0], [2, 1]]))
+    np.testing.assert_array_equal(near.index, [[[3, -1], [0, 1]], [[-1, -1], [3, -1]]])
+    np.testing.assert_array_equal(
+        near.distance, [[[3, np.inf], [0, 1]], [[np.inf, np.inf], [0, np.inf]]]
+    )
+
+
+def test_no_queries_get_an_empty_answer():
+    near = neighbors.search(jnp.zeros((0, 3)), jnp.ones((4, 3)), 2)
+    assert near.distance.shape == near.index.shape == (0, 2)
+
+
+def test_jit_changes_nothing():
+    query, bank = sample("needle")
+    eager, jitted = neighbors.search(query, bank, 7), search(query, bank, 7)
+    np.testing.assert_array_equal(jitted.index, eager.index)
+    np.testing.assert_allclose(jitted.distance, eager.distance, rtol=1e-6)
+
+
+def test_vmap_is_a_loop():
+    mapped = jax.jit(jax.vmap(lambda query, bank: neighbors.search(query, bank, 7), (0, None)))
+    for kind in KINDS:
+        query, bank = sample(kind)
+        whole = search(query, bank, 7)
+        near = jax.tree.map(lambda leaf: leaf.reshape(9, -1), mapped(query.reshape(3, 3, -1), bank))
+        np.testing.assert_array_equal(near.index, whole.index, kind)
+        np.testing.assert_allclose(near.distance, whole.distance, rtol=1e-6)
+
+
+def test_queries_sharded_over_devices_get_the_same_answer():
+    query, bank = sample("needle", queries=8)
+    mesh = jax.make_mesh((4,), ("device",), axis_types=(AxisType.Auto,))
+    split, whole = PartitionSpec("device"), PartitionSpec()
+
+    def local(query, bank):
+        return neighbors.search(query, bank, 7)
+
+    sharded = jax.shard_map(local, mesh=mesh, in_specs=(split, whole), out_specs=split)
+    near, expected = jax.jit(sharded)(query, bank), search(query, bank, 7)
+    assert len(near.index.sharding.device_set) == 4
+    np.testing.assert_array_equal(near.index, expected.index)
+    np.testing.assert_allclose(near.distance, expected.distance, rtol=1e-6)
+
+
+def test_gradients_are_the_unit_vectors_between_query_and_row(monkeypatch):
+    small_tiles(monkeypatch)
+    query, bank = sample("gaussian", rows=60, queries=5, dim=3)
+    weight = jnp.asarray(np.random.default_rng(1).normal(size=(5, 4)), jnp.float32)
+
+    def total(query, bank):
+        return (weight * neighbors.search(query, bank, 4).distance).sum()
+
+    to_query, to_bank = jax.jit(jax.grad(total, (0, 1)))(query, bank)
+    distance, index = brute(query, bank, 4)
+    apart = np.asarray(query, np.float64)[:, None] - np.asarray(bank, np.float64)[index]
+    pull = np.asarray(weight)[..., None] * apart / distance[..., None]
+    expected = np.zeros(bank.shape)
+    np.add.at(expected, index, -pull)
+    np.testing.assert_allclose(to_query, pull.sum(1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(to_bank, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_query_on_a_row_has_gradient_zero():
+    bank = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+
+    def nearest(query, bank):
+        return neighbors.search(query, bank, 1).distance.sum()
+
+    to_query, to_bank = jax.jit(jax.grad(nearest, (0, 1)))(bank[1:], bank)
+    np.testing.assert_array_equal(to_query, np.zeros((1, 2)))
+    np.testing.assert_array_equal(to_bank, np.zeros((2, 2)))
+
+
+def test_a_missing_neighbour_has_gradient_zero():
+    """The query lies on the last row, which must not stand in for the neighbour that is missing."""
+    bank, labels = jnp.array([[0.0, 0.0], [3.0, 4.0]]), jnp.array([0, 1])
+
+    def finite(query):
+        near = neighbors.search(query, bank, 2, labels=labels, only=jnp.array([0]))
+        return jnp.where(near.index < 0, 0.0, near.distance).sum()
+
+    np.testing.assert_allclose(jax.jit(jax.grad(finite))(bank[1:]), [[0.6, 0.8]], rtol=1e-6)
+
+
+def arrays(jaxpr):
+    """The shapes of all arrays in a jaxpr and those inside it."""
+    for equation in jaxpr.eqns:
+        yield from (v.aval.shape for v in equation.outvars if hasattr(v.aval, "shape"))
+        for inner in jaxprs_in_params(equation.params):
+            yield from arrays(inner)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_scores_of_all_queries_and_rows_are_never_held_at_once(groups):
+    queries, rows = 2048, 8192
+    query, bank = jnp.zeros((queries, 2)), jnp.zeros((rows, 2))
+    labels, only = jnp.zeros(rows, jnp.int32), jnp.zeros((queries, groups), jnp.int32)
+
+    def nearest(query, bank):
+        return neighbors.search(query, bank, 3, labels=labels, only=only)
+
+    largest = max(math.prod(shape) for shape in arrays(jax.make_jaxpr(nearest)(query, bank).jaxpr))
+    assert neighbors.SCORES <= largest <= 2 * neighbors.SCORES + queries * 50 < queries * rows
+
+
+@pytest.mark.parametrize("gradient", [False, True], ids=["forward", "gradient"])
+def test_the_compiled_program_holds_one_tile(gradient):
+    """Neither direct distances (a tile is 268 MB with the features) nor neighbours' rows pile up."""
+    queries, rows, dim, k = 4096, 4096, 64, 32
+
+    def nearest(query, bank):
+        return neighbors.search(query, bank, k).distance.sum()
+
+    shapes = (
+        jax.ShapeDtypeStruct((queries, dim), jnp.float32),
+        jax.ShapeDtypeStruct((rows, dim), jnp.float32),
+    )
+    function = jax.grad(nearest) if gradient else nearest
+    held = jax.jit(function).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+    gathered = 4 * queries * k * dim
+    assert held < gathered < 4 * queries * rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 5}, "k=5 neighbours asked of a bank of 4 rows"),
+        ({"k": 0}, "k=0 neighbours asked of a bank of 4 rows"),
+        ({"bank": jnp.zeros((0, 2))}, "the bank is empty"),
+        ({"bank": jnp.zeros((4, 3))}, r"query \(3, 2\) and bank \(4, 3\)"),
+        ({"labels": jnp.arange(4)}, "labels go with only= or without="),
+        ({"only": jnp.arange(3)}, "labels go with only= or without="),
+        ({"without": jnp.arange(3)}, "labels go with only= or without="),
+        (
+            {"labels": jnp.arange(4), "only": jnp.arange(3), "without": jnp.arange(3)},
+            "only= and without= exclude each other",
+        ),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(arguments, message):
+    unchecked = inspect.unwrap(neighbors.search)  # by jaxtyping, whose error would come first
+    with pytest.raises(ValueError, match=message):
+        unchecked(**{"query": jnp.zeros((3, 2)), "bank": jnp.zeros((4, 2)), "k": 1} | arguments)
+
+
+def test_votes_count_the_labels():
+    labels = jnp.array([[0, 2, 2], [1, 1, 1]])
+    np.testing.assert_array_equal(neighbors.votes(labels, 4), [[1, 0, 2, 0], [0, 3, 0, 0]])
+
+
+SQUARED = np.array([[[1.0, 9.0], [4.0, 16.0], [2.0, 3.0]], [[5.0, 7.0], [1.0, 2.0], [3.0, 9.0]]])
+HARD = {1: [[1, 0, 0], [0, 1, 0]], 3: [[1, 0, 2], [0, 2, 1]], 6: [[2, 2, 2], [2, 2, 2]]}
+
+
+@pytest.mark.parametrize("k", HARD)
+@pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-3])
+def test_soft_votes_at_a_tiny_temperature_are_the_hard_votes(k, temperature):
+    squared = jnp.asarray(SQUARED, jnp.float32)
+    votes = neighbors.soft_votes(squared, k, temperature)
+    np.testing.assert_allclose(votes, HARD[k], atol=1e-6)
+    gradient = jax.grad(lambda s: neighbors.soft_votes(s, k, temperature)[:, 0].sum())(squared)
+    assert np.isfinite(gradient).all()
+
+
+def test_soft_votes_worked_by_hand():
+    """k = 2 of squared distances 1, 3 | 5: r = 4; at temperature 1/2 the votes are sigmoid(d / 2)."""
+    squared = jnp.array([[[1.0, 5.0], [3.0, 9.0]]])
+
+    def sigmoid(z):
+        return 1 / (1 + math.exp(-z))
+
+    expected = [sigmoid(1.5) + sigmoid(-0.5), sigmoid(0.5) + sigmoid(-2.5)]
+    np.testing.assert_allclose(neighbors.soft_votes(squared, 2, 0.5)[0], expected, rtol=1e-6)
+    gradient = jax.grad(lambda s: neighbors.soft_votes(s, 2, 0.5)[0, 0])(squared)
+    slope = [-sigmoid(z) * sigmoid(-z) / 2 for z in (1.5, -0.5)]
+    np.testing.assert_allclose(gradient, [[slope, [0, 0]]], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("tile", [1, 3, 7, 100])
+def test_tiles_of_a_function_are_the_function(tile):
+    tree = {"a": jnp.arange(14.0).reshape(7, 2)}, jnp.arange(7)
+
+    def function(tree, number):
+        return {"sum": tree["a"].sum(1), "number": number * 2, "all": tree["a"][:, None] * 3}
+
+    tiled = neighbors.in_tiles(function, tile)(*tree)
+    jax.tree.map(np.testing.assert_array_equal, tiled, function(*tree))

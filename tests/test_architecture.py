@@ -1,0 +1,114 @@
+"""The import rule of the design, read from the sources."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import knn_jax
+
+ROOT = Path(knn_jax.__file__).parent
+LEVELS = {
+    "config": 0,
+    "neighbors": 0,
+    "balls": 0,
+    "losses": 1,
+    "nets": 1,
+    "data": 1,
+    "classifiers": 2,
+    "attacks": 3,
+    "certificates": 3,
+    "defenses": 3,
+    "training": 4,
+    "evaluation": 4,
+    "report": 4,
+    "pages": 4,
+    "figures": 4,
+    "jobs": 4,
+    "cli": 4,
+    "workdir": 4,
+    "progress": 4,
+}
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def house(path):
+    """The module or package of knn_jax that a file belongs to: nets for nets/trunk.py."""
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imported(path):
+    """The dotted names of all that a file imports, also inside functions."""
+    package = ("knn_jax", *path.relative_to(ROOT).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def own(path):
+    """The houses of knn_jax that a file imports, its own included."""
+    names = (name.split(".") for name in imported(path))
+    return {name[1] for name in names if name[0] == "knn_jax"}
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+def test_every_module_has_a_level():
+    assert {house(path) for path in FILES} == set(LEVELS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_imports_go_downwards(path):
+    """To the same package or a lower level; the modules of the top level may use each other."""
+    here = house(path)
+    top = max(LEVELS.values())
+    wrong = {
+        there
+        for there in own(path) - {here}
+        if not (LEVELS[there] < LEVELS[here] or LEVELS[here] == LEVELS[there] == top)
+    }
+    assert not wrong
+
+
+def test_no_import_is_circular():
+    graph = {house(path): set() for path in FILES}
+    for path in FILES:
+        graph[house(path)] |= own(path) - {house(path)}
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(LEVELS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_only_nets_imports_flax(path):
+    assert house(path) == "nets" or not any(name.split(".")[0] == "flax" for name in imported(path))
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("neighbors", set()),
+        ("balls", set()),
+        ("config", set()),
+        ("nets", {"config"}),
+        ("data", {"config"}),
+        ("defenses", {"losses"}),
+        ("attacks", {"balls", "losses", "neighbors", "classifiers"}),
+        ("certificates", {"balls", "losses", "neighbors", "classifiers"}),
+    ],
+)
+def test_what_each_package_may_know(package, allowed):
+    known = set().union(*(own(path) for path in FILES if house(path) == package))
+    assert known - {package} <= allowed
+
+
+def test_config_is_imported_without_jax():
+    check = "import sys, knn_jax.config; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT.parent, check=False).returncode == 0

@@ -1,0 +1,354 @@
+"""Attacks on classifiers whose boundary is known, and what holds for any classifier."""
+
+import dataclasses
+import inspect
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+from sklearn.datasets import load_digits
+
+from knn_jax import attacks, classifiers
+from knn_jax.attacks import minimal, outcome, projected
+
+SHAPE = (2, 2, 1)
+KEY = jax.random.key(0)
+norms = pytest.mark.parametrize("norm", ["l2", "linf"])
+
+
+def flat(x):
+    return x.reshape(x.shape[0], -1)
+
+
+def lengths(norm, delta):
+    """The norm of each example, in float64."""
+    order = {"l2": 2, "linf": np.inf}[norm]
+    return np.linalg.norm(np.asarray(delta, np.float64).reshape(len(delta), -1), order, 1)
+
+
+def pixels(rows, labels, k=1):
+    """A classifier on pixels whose bank is `rows` (row, 4)."""
+    return classifiers.knn(
+        flat, jnp.asarray(rows, jnp.float32).reshape(-1, *SHAPE), jnp.array(labels), k=k
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """Class 0 where <w, x> is below the threshold: any classifier with these methods is attackable."""
+
+    w: jax.Array
+    threshold: jax.Array
+    k: int = dataclasses.field(default=1, metadata={"static": True})
+    classes: int = dataclasses.field(default=2, metadata={"static": True})
+
+    def margin(self, x, y):
+        return self.threshold - flat(x) @ self.w
+
+    def references(self, x, count=None):
+        return jnp.zeros((len(x), 1))
+
+
+def ascend(w, x, y):
+    return flat(x) @ w
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Programs run for milliseconds here and compile for seconds: XLA optimises them little."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def digits(quick):
+    """A 3-NN of 200 digits, and five others that it classifies rightly."""
+    bunch = load_digits()
+    images = jnp.asarray(bunch.images[..., None] / 16, jnp.float32)
+    labels = jnp.asarray(bunch.target, jnp.int32)
+    model = classifiers.knn(flat, images[:200], labels[:200], k=3)
+    right = np.flatnonzero(model.margin(images[200:230], labels[200:230]) > 0)[:5] + 200
+    return model, images[right], labels[right]
+
+
+ATTACKS = {
+    "pgd-linf": partial(attacks.pgd, norm="linf", eps=0.25, steps=6, restarts=2),
+    "pgd-l2": partial(attacks.pgd, norm="l2", eps=1.2, steps=6, refresh=4),
+    "minimum-l2": partial(attacks.minimum_norm, norm="l2", steps=6, starts=3, refresh=4),
+    "minimum-linf": partial(attacks.minimum_norm, norm="linf", steps=6, starts=3, refresh=4),
+}
+EPS = {"pgd-linf": 0.25, "pgd-l2": 1.2, "minimum-l2": np.inf, "minimum-linf": np.inf}
+each = pytest.mark.parametrize("name", ATTACKS)
+
+
+@pytest.fixture(scope="module")
+def found(digits):
+    """What each attack finds against the digits, made once."""
+    model, x, y = digits
+    made = {}
+
+    def find(name):
+        if name not in made:
+            made[name] = ATTACKS[name](KEY, model, x, y)
+        return made[name]
+
+    return find
+
+
+@each
+def test_images_stay_in_the_box_and_in_the_ball(found, digits, name):
+    delta = np.asarray(found(name).image, np.float64) - np.asarray(digits[1])
+    assert found(name).image.min() >= 0
+    assert found(name).image.max() <= 1
+    assert (lengths(name.split("-")[1], delta) <= EPS[name] + 1e-6).all()
+
+
+@each
+def test_success_is_what_the_hard_vote_says(found, digits, name):
+    model, x, y = digits
+    result = found(name)
+    assert result.success.any()
+    np.testing.assert_array_equal(result.success, model.margin(result.image, y) <= 0)
+    expected = np.where(result.success, lengths(name.split("-")[1], result.image - x), np.inf)
+    np.testing.assert_allclose(result.norm, expected, rtol=1e-6)
+    np.testing.assert_array_equal(result.image[~result.success], x[~result.success])
+
+
+@pytest.mark.parametrize(("name", "count"), [("pgd-l2", 3), ("minimum-linf", 3), ("minimum-l2", 1)])
+def test_the_batch_does_not_change_an_image(found, digits, name, count):
+    model, x, y = digits
+    whole, part = found(name), ATTACKS[name](KEY, model, x[:count], y[:count])
+    np.testing.assert_allclose(part.image, whole.image[:count], atol=1e-6)
+    np.testing.assert_array_equal(part.success, whole.success[:count])
+    assert part.norm.shape == (count,)
+
+
+@pytest.mark.parametrize(
+    ("name", "closed_over"),
+    [("minimum-l2", False), ("pgd-linf", True)],
+    ids=["of arguments", "of images and a model closed over"],
+)
+def test_it_works_inside_the_callers_jit(found, digits, name, closed_over):
+    if closed_over:
+        result = jax.jit(lambda key: ATTACKS[name](key, *digits))(KEY)
+    else:
+        result = jax.jit(ATTACKS[name])(KEY, *digits)
+    np.testing.assert_allclose(result.image, found(name).image, atol=1e-6)
+    np.testing.assert_array_equal(result.success, found(name).success)
+
+
+@pytest.mark.parametrize(
+    ("attack", "gradients"),
+    [
+        (partial(attacks.pgd, eps=0.1, steps=4, refresh=3, restarts=2), 8),
+        (partial(attacks.pgd, eps=0.1, steps=4, refresh=2, loss=Partial(ascend, jnp.ones(4))), 4),
+        (partial(attacks.minimum_norm, steps=3, starts=4, refresh=2), 12),
+    ],
+    ids=["pgd", "pgd of another loss", "minimum_norm"],
+)
+def test_it_counts_what_it_computes_and_is_traced_once(attack, gradients):
+    """Counted by features that report each trace and, at run time, each pass through them."""
+    passes = {"trace": 0, "forward": 0, "gradient": 0}
+
+    def report(kind):
+        passes[kind] += 1
+
+    @jax.custom_vjp
+    def features(x):
+        report("trace")
+        jax.debug.callback(report, "forward")
+        return flat(x)
+
+    def backward(shape, cotangent):
+        jax.debug.callback(report, "gradient")
+        return (cotangent.reshape(shape),)
+
+    features.defvjp(lambda x: (flat(x), x.shape), backward)
+    images = jax.random.uniform(jax.random.key(1), (8, *SHAPE))
+    model = classifiers.knn(features, images, jnp.arange(8) % 2, k=1)
+    jax.effects_barrier()
+    passes.update(forward=0)
+    found = attack(KEY, model, images[:2] * 0.9, jnp.array([0, 1]))
+    jax.effects_barrier()
+    assert found.gradients == gradients
+    assert passes["gradient"] == (0 if "loss" in attack.keywords else gradients)
+
+    traces, forwards = passes["trace"], passes["forward"]
+    attack(jax.random.key(1), model, images[2:4] * 0.9, jnp.array([1, 0]))
+    assert passes["trace"] == traces > 0
+    assert found.forwards == forwards
+
+
+W = jnp.array([1.0, -2.0, 0.5, -0.25])
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "x"),
+    [
+        ("linf", 0.1, [0.5, 0.5, 0.5, 0.5]),
+        ("linf", 0.1, [0.95, 0.3, 0.4, 0.02]),
+        ("l2", 0.2, [0.5, 0.5, 0.5, 0.5]),
+    ],
+    ids=["linf", "linf clipped", "l2"],
+)
+def test_pgd_reaches_the_maximum_of_a_linear_loss(norm, eps, x):
+    """x + eps sign(w), clipped to the pixels, or x + eps w / |w|; only just beyond the threshold."""
+    steepest = np.sign(W) if norm == "linf" else W / np.linalg.norm(W)
+    expected = np.clip(np.array(x) + eps * steepest, 0, 1)
+    model = Linear(W, jnp.float32(expected @ W - 1e-4))
+    image, y = jnp.array(x).reshape(1, *SHAPE), jnp.array([0])
+    loss = Partial(ascend, W)
+    found = attacks.pgd(KEY, model, image, y, norm=norm, eps=eps, steps=40, step_size=eps, loss=loss)
+    assert found.success.all()
+    np.testing.assert_allclose(flat(found.image)[0], expected, atol=1e-5)
+
+
+def test_pgd_within_a_radius_too_small_fails_and_leaves_the_image():
+    """The loss rises by at most eps |w|_1 = 0.375 in the ball and 0.4 are needed."""
+    x = jnp.full((1, *SHAPE), 0.5)
+    model = Linear(W, jnp.float32(flat(x)[0] @ W + 0.4))
+    found = attacks.pgd(KEY, model, x, jnp.array([0]), eps=0.1, loss=Partial(ascend, W))
+    assert not found.success.any()
+    assert np.isinf(found.norm).all()
+    np.testing.assert_array_equal(found.image, x)
+
+
+def test_eps_and_the_parameters_of_a_loss_are_arguments_of_the_program():
+    traces = []
+
+    def loss(w, x, y):
+        traces.append(1)
+        return ascend(w, x, y)
+
+    x, model = jnp.full((1, *SHAPE), 0.5), Linear(W, jnp.float32(9.0))
+    for number in range(3):
+        attacks.pgd(KEY, model, x, jnp.array([0]), eps=0.1 * number, loss=Partial(loss, number * W))
+        first = len(traces) if number == 0 else first
+    assert len(traces) == first > 0
+
+
+def bisector(x, own, others, norm):
+    """The distance to the nearest of the planes between `own`, which is nearest, and each other."""
+    x, own, others = (np.asarray(a, np.float64) for a in (x, own, others))
+    lead = np.sum((others - x) ** 2, -1) - np.sum((own - x) ** 2, -1)
+    dual = np.linalg.norm(others - own, {"l2": 2, "linf": 1}[norm], -1)
+    return (lead / (2 * dual)).min()
+
+
+OWN = [0.4, 0.5, 0.5, 0.45]
+RIVALS = {
+    "one": [[0.6, 0.55, 0.4, 0.7]] * 5,
+    "the nearest has not the nearest plane": [[0.41, 0.5, 0.58, 0.45], *[[0.6, 0.5, 0.49, 0.45]] * 4],
+    "five": np.random.default_rng(3).uniform(0.2, 0.8, (5, 4)).round(3).tolist(),
+    "a planted one": [[0.47, 0.55, 0.52, 0.45], *np.random.default_rng(1).choice([0.05, 0.95], (4, 4))],
+}
+
+
+@norms
+@pytest.mark.parametrize("rivals", RIVALS.values(), ids=RIVALS)
+def test_minimum_norm_comes_close_to_the_known_boundary(norm, rivals):
+    """One row of the class: the boundary is the nearest bisector, whose foot lies in the box."""
+    model = pixels([OWN, *rivals], [0, 2, 1, 1, 1, 1])
+    x = jnp.array([[0.42, 0.5, 0.46, 0.45], [0.4, 0.48, 0.5, 0.4], OWN], jnp.float32)
+    truth = np.array([bisector(image, OWN, rivals, norm) for image in x])
+    assert (truth > 0).all()
+    y = jnp.zeros(3, jnp.int32)
+    found = attacks.minimum_norm(KEY, model, x.reshape(-1, *SHAPE), y, norm=norm, steps=60)
+    assert found.success.all()
+    assert (found.norm >= truth - 1e-5).all()
+    assert (found.norm <= 1.25 * truth).all()
+
+
+@each
+def test_an_image_wrong_already_is_left_alone(digits, name):
+    model, x, y = digits
+    found = ATTACKS[name](KEY, model, x, (y + 1) % 10)
+    np.testing.assert_array_equal(found.image, x)
+    np.testing.assert_array_equal(found.norm, np.zeros(5))
+    assert found.success.all()
+
+
+def test_where_nothing_can_fool_the_clean_image_comes_back():
+    """Of three neighbours at most one is the only row of class 1."""
+    model = pixels([[0.1 * i] * 4 for i in range(10)], [0] * 9 + [1], k=3)
+    x = jnp.full((2, *SHAPE), 0.8)
+    found = ATTACKS["minimum-l2"](KEY, model, x, jnp.array([0, 0]))
+    assert not found.success.any()
+    assert np.isinf(found.norm).all()
+    np.testing.assert_array_equal(found.image, x)
+
+
+def test_a_tied_vote_counts_against_the_defender():
+    """All numbers here are exact in binary: the margin is zero."""
+    x = jnp.full((1, *SHAPE), 0.5)
+    model = Linear(W, flat(x)[0] @ W)
+    assert model.margin(x, jnp.array([0]))[0] == 0
+    found = attacks.pgd(KEY, model, x, jnp.array([0]), eps=0.1, loss=Partial(ascend, W))
+    assert found.success.all()
+    assert found.norm[0] == 0
+
+
+def test_the_key_decides(digits, found):
+    model, x, y = digits
+    again, other = (ATTACKS["pgd-linf"](jax.random.key(seed), model, x, y) for seed in (0, 1))
+    np.testing.assert_array_equal(again.image, found("pgd-linf").image)
+    assert (other.image != again.image).any()
+
+
+SMALL = pixels([[0.2] * 4, [0.8] * 4], [0, 1])
+GREY = jnp.full((2, *SHAPE), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("attack", "arguments", "message"),
+    [
+        (attacks.pgd, {"eps": -0.1}, "eps=-0.1, .* eps must be 0 or more"),
+        (attacks.pgd, {"eps": 0.1, "steps": 0}, "steps=0, .* at least 1"),
+        (attacks.pgd, {"eps": 0.1, "restarts": 0}, "restarts=0"),
+        (attacks.pgd, {"eps": 0.1, "refresh": 0}, "refresh=0"),
+        (attacks.minimum_norm, {"steps": 0}, "steps=0, .* at least 1"),
+        (attacks.minimum_norm, {"starts": 0}, "starts=0"),
+        (attacks.minimum_norm, {"refresh": 0}, "refresh=0"),
+        (attacks.minimum_norm, {"x": GREY * 3}, "images reach from 1.5"),
+        (attacks.minimum_norm, {"y": jnp.array([0, 2])}, "out of range of 2 classes"),
+        (attacks.minimum_norm, {"y": jnp.array([0])}, "one integer for each of the 2 images"),
+        (attacks.minimum_norm, {"norm": "l1"}, "norm 'l1': use 'l2' or 'linf'"),
+        (attacks.pgd, {"eps": 0.1, "norm": "l1"}, "norm 'l1': use 'l2' or 'linf'"),
+    ],
+)
+def test_what_cannot_be_attacked_is_refused(monkeypatch, attack, arguments, message):
+    for module in (minimal, projected):  # jaxtyping's own error would come first
+        monkeypatch.setattr(module.balls, "ball", inspect.unwrap(module.balls.ball))
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(attack)(
+            **{"key": KEY, "model": SMALL, "x": GREY, "y": jnp.array([0, 1])} | arguments
+        )
+
+
+def test_a_batch_larger_than_memory_allows_is_attacked_in_parts(monkeypatch):
+    """References for two of five images at once: the features are traced for two, with one result."""
+    sizes = []
+
+    def features(x):
+        sizes.append(len(x))
+        return flat(x)
+
+    images = jax.random.uniform(jax.random.key(1), (8, *SHAPE))
+    model = classifiers.knn(features, images, jnp.arange(8) % 2, k=1)
+    attack = jax.jit(partial(attacks.pgd, norm="linf", eps=0.3, steps=2))
+    arguments = (KEY, model, images[:5] * 0.9, jnp.arange(5) % 2)
+    whole = attack(*arguments)
+    monkeypatch.setattr(outcome, "REFERENCES", 2 * 2 * 4)
+    projected._pgd.clear_cache()
+    jax.clear_caches()
+    sizes.clear()
+    parts = jax.jit(partial(attacks.pgd, norm="linf", eps=0.3, steps=2))(*arguments)
+    assert 2 in sizes
+    np.testing.assert_allclose(parts.image, whole.image, atol=1e-6)
+    np.testing.assert_array_equal(parts.success, whole.success)
+    jax.clear_caches()

@@ -1,0 +1,241 @@
+"""The kNN classifier against scikit-learn, and what it refuses."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+
+from knn_jax import classifiers
+
+ROWS, QUERIES = 300, 60
+WEIGHTS = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 12)), jnp.float32)
+
+
+def flat(x):
+    return x.reshape(x.shape[0], -1)
+
+
+def project(weights, x):
+    return flat(x) @ weights
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Programs run for milliseconds here and compile for seconds: XLA optimises them little."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def digits(quick):
+    """(images, labels) of the bank and of the queries."""
+    bunch = load_digits()
+    images = jnp.asarray(bunch.images[: ROWS + QUERIES, ..., None] / 16, jnp.float32)
+    labels = jnp.asarray(bunch.target[: ROWS + QUERIES], jnp.int32)
+    return (images[:ROWS], labels[:ROWS]), (images[ROWS:], labels[ROWS:])
+
+
+@pytest.fixture(scope="module")
+def model(digits):
+    return classifiers.knn(Partial(project, WEIGHTS[0]), *digits[0], k=5)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 75])
+def test_predicts_as_scikit_learn_does(digits, k):
+    (images, labels), (x, _) = digits
+    features = Partial(project, WEIGHTS[0])
+    model = classifiers.knn(features, images, labels, k=k)
+    oracle = KNeighborsClassifier(k, algorithm="brute").fit(np.asarray(model.banks[0]), labels)
+    expected = oracle.predict(np.asarray(features(x)))
+    np.testing.assert_array_equal(model.predict(x), expected)
+    shares = oracle.predict_proba(np.asarray(features(x)))
+    np.testing.assert_array_equal(model.votes(x), np.round(shares * k))
+
+
+def test_the_lowest_class_wins_a_tied_vote():
+    """Rows at 0.1, 0.5, 0.9 of classes 2, 1, 0 all vote once; the margin of a tie is zero."""
+    images = jnp.array([0.1, 0.5, 0.9]).reshape(3, 1, 1, 1)
+    model = classifiers.knn(flat, images, jnp.array([2, 1, 0]), k=3)
+    np.testing.assert_array_equal(model.votes(images), np.ones((3, 3)))
+    np.testing.assert_array_equal(model.predict(images), [0, 0, 0])
+    np.testing.assert_array_equal(model.margin(images, jnp.array([0, 1, 2])), [0, 0, 0])
+
+
+def test_the_margin_is_the_lead_in_votes(model, digits):
+    x, y = digits[1]
+    votes = np.asarray(model.votes(x))
+    rest = np.where(np.arange(10) == np.asarray(y)[:, None], -1, votes).max(1)
+    np.testing.assert_array_equal(model.margin(x, y), votes[np.arange(QUERIES), y] - rest)
+
+
+def test_the_votes_of_several_taps_are_added(digits):
+    taps = [Partial(project, weights) for weights in WEIGHTS]
+    both = classifiers.knn(taps, *digits[0], k=5)
+    alone = [classifiers.knn(tap, *digits[0], k=5) for tap in taps]
+    x = digits[1][0]
+    np.testing.assert_array_equal(both.votes(x), sum(m.votes(x) for m in alone))
+    references = both.references(x)
+    soft = both.soft_votes(x, references, 0.5)
+    expected = sum(m.soft_votes(x, (r,), 0.5) for m, r in zip(alone, references, strict=True))
+    np.testing.assert_allclose(soft, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_batches_do_not_change_the_bank_or_the_votes(monkeypatch, model, digits):
+    monkeypatch.setattr(classifiers, "BATCH", 64)
+    jax.clear_caches()
+    small = classifiers.knn(model.features[0], *digits[0], k=5)
+    np.testing.assert_allclose(small.banks[0], model.banks[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(small.votes(digits[0][0]), model.votes(digits[0][0]))
+
+
+def test_references_are_the_nearest_rows_of_every_class(model, digits):
+    x, labels, bank = digits[1][0][:7], np.asarray(digits[0][1]), np.asarray(model.banks[0], np.float64)
+    (references,) = model.references(x, 3)
+    assert references.shape == (7, 10, 3, 12)
+    for query, near in zip(np.asarray(project(WEIGHTS[0], x)), references, strict=True):
+        distance = np.linalg.norm(bank - query, axis=1)
+        for number, rows in enumerate(near):
+            members = np.flatnonzero(labels == number)
+            nearest = members[np.argsort(distance[members])[:3]]
+            np.testing.assert_array_equal(rows, model.banks[0][nearest])
+
+
+@pytest.mark.parametrize(("count", "each"), [(3, 1), (6, 2)])
+def test_rivals_are_the_nearest_images_of_several_other_classes(model, digits, count, each):
+    (images, labels), (x, y) = digits
+    rivals = model.rivals(x[:7], y[:7], count)
+    bank, labels = np.asarray(model.banks[0], np.float64), np.asarray(labels)
+    for number, query in enumerate(np.asarray(project(WEIGHTS[0], x[:7]))):
+        distance = np.linalg.norm(bank - query, axis=1)
+        order = [np.argsort(np.where(labels == c, distance, np.inf))[:each] for c in range(10)]
+        rows = np.concatenate([rows for c, rows in enumerate(order) if c != y[number]])
+        nearest = rows[np.argsort(distance[rows])[:count]]
+        np.testing.assert_array_equal(rivals[number], images[nearest])
+
+
+def test_rivals_are_never_of_the_class_itself():
+    """Not even where more are asked for than another class has rows: class 1 has one of the five."""
+    images = jnp.array([0.1, 0.2, 0.3, 0.9, 0.4]).reshape(5, 1, 1, 1)
+    model = classifiers.knn(flat, images, jnp.array([0, 0, 0, 1, 0]), k=1)
+    for count in (1, 2, 4, 6):
+        rivals = model.rivals(images[:1], jnp.array([0]), count)
+        np.testing.assert_array_equal(rivals, jnp.full((1, count, 1, 1, 1), images[3]))
+
+
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("temperature", [0.0, 1e-6])
+def test_soft_votes_of_k_references_at_a_tiny_temperature_are_the_votes(digits, k, temperature):
+    x = digits[1][0]
+    model = classifiers.knn(Partial(project, WEIGHTS[0]), *digits[0], k=k)
+    soft = model.soft_votes(x, model.references(x), temperature)
+    np.testing.assert_allclose(soft, model.votes(x), atol=1e-4)
+
+
+def test_soft_votes_of_a_class_with_fewer_rows_than_references_are_finite():
+    """Class 1 has one row of the three asked: it can have one vote at most."""
+    images = jnp.array([0.1, 0.2, 0.3, 0.9]).reshape(4, 1, 1, 1)
+    model = classifiers.knn(flat, images, jnp.array([0, 0, 0, 1]), k=3)
+    x = jnp.full((1, 1, 1, 1), 0.8)
+    references = model.references(x)
+
+    def votes(x):
+        return model.soft_votes(x, references, 0.1)[0, 1]
+
+    value, gradient = jax.value_and_grad(votes)(x)
+    assert 0.5 < value <= 1
+    assert np.isfinite(gradient).all()
+
+
+def test_it_passes_through_jit_as_an_argument(model, digits):
+    x = digits[1][0]
+    np.testing.assert_array_equal(jax.jit(lambda m, x: m.votes(x))(model, x), model.votes(x))
+    leaves = [id(leaf) for leaf in jax.tree.leaves(model)]
+    assert {id(model.images), id(model.labels), id(model.banks[0])} < set(leaves)
+    assert len(leaves) == 4
+
+
+def test_parameters_of_a_partial_are_no_constants_of_the_program(digits):
+    """Beside a plain closure, whose weights are found in the program: the search can tell them."""
+
+    def holds(features):
+        model = classifiers.knn(features, *digits[0], k=5)
+        leaves, tree = jax.tree.flatten(model)
+        votes = jax.jit(lambda leaves, x: tree.unflatten(leaves).votes(x))
+        return 'dense<"0x' in votes.lower(leaves, digits[1][0]).as_text()
+
+    assert holds(lambda x: project(WEIGHTS[0], x))
+    assert not holds(Partial(project, WEIGHTS[0]))
+
+
+@pytest.mark.parametrize("batch", [4, 500])
+def test_a_bank_can_be_built_inside_jit(monkeypatch, batch):
+    """Also where the parameters have more rows than a batch has images."""
+    monkeypatch.setattr(classifiers, "BATCH", batch)
+    images = jax.random.uniform(jax.random.key(0), (10, 8, 8, 1))
+    labels = jnp.arange(10) % 2
+
+    def votes(weights, images):
+        return classifiers.knn(Partial(project, weights), images, labels, k=3).votes(images)
+
+    expected = classifiers.knn(Partial(project, WEIGHTS[0]), images, labels, k=3).votes(images)
+    np.testing.assert_array_equal(jax.jit(votes)(WEIGHTS[0], images), expected)
+
+
+def test_track_wraps_the_range_of_batches(monkeypatch, digits):
+    monkeypatch.setattr(classifiers, "BATCH", 128)
+    seen = []
+
+    def track(batches):
+        for first in batches:
+            seen.append(first)
+            yield first
+
+    classifiers.knn(flat, *digits[0], k=1, track=track)
+    assert seen == [0, 128, 256]
+
+
+GREY = jnp.full((4, 2, 2, 1), 0.5)
+PAIRS = jnp.array([0, 1, 0, 1])
+
+
+def nan_in_row_two(x):
+    return jnp.where(jnp.arange(len(x))[:, None] == 2, jnp.nan, flat(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 5}, "k=5 neighbours asked of a bank of 4 rows: use 1 to 4"),
+        ({"k": 0}, "k=0 neighbours"),
+        ({"images": GREY[:0], "labels": PAIRS[:0]}, "the bank is empty"),
+        ({"images": GREY[:3]}, "one integer for each of the 3 images"),
+        ({"images": GREY * 3}, r"images reach from 1.5 to 1.5: they must be in \[0, 1\]"),
+        ({"images": GREY - 1}, "images reach from -0.5"),
+        ({"images": GREY.at[0].set(jnp.nan)}, "images reach from nan"),
+        ({"images": GREY[..., 0]}, r"images of shape \(4, 2, 2\): \(batch, height, width, channel\)"),
+        ({"images": GREY.astype(jnp.uint8)}, r"images are uint8.*\(bytes: divide by 255\)"),
+        ({"labels": jnp.array([0, 2, 0, 2])}, "no row of class 1 in the bank"),
+        ({"labels": jnp.array([0, -1, 0, 1])}, "labels reach from -1 to 1: out of range"),
+        ({"labels": PAIRS.astype(jnp.float32)}, "labels are float32"),
+        ({"features": nan_in_row_two}, "tap 0: the features of bank row 2 are NaN"),
+        ({"features": [flat, nan_in_row_two], "names": ("relu1", "relu2")}, "relu2: .* bank row 2 are"),
+        ({"features": lambda x: x}, r"tap 0: features of shape \(4, 2, 2, 1\).*flatten them"),
+        ({"features": []}, "0 names for 0 taps"),
+        ({"names": ("a", "b")}, "2 names for 1 taps"),
+    ],
+)
+def test_what_makes_no_classifier_is_refused(arguments, message):
+    unchecked = inspect.unwrap(classifiers.knn)  # by jaxtyping, whose error would come first
+    with pytest.raises(ValueError, match=message):
+        unchecked(**{"features": flat, "images": GREY, "labels": PAIRS, "k": 1} | arguments)
+
+
+def test_a_label_beyond_the_classes_is_refused():
+    with pytest.raises(ValueError, match="labels reach from 0 to 7: out of range of 3 classes"):
+        classifiers.check_labels(jnp.array([0, 7]), 2, 3)

@@ -1,0 +1,279 @@
+"""Images and labels: the digits, .npz files, and a TFDS set prepared here without TensorFlow."""
+
+import io
+import shutil
+import socket
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from knn_jax import config, data
+
+SIZES = {"train": 40, "test": 20}
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Whoever opens a socket fails."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+
+
+def pictures(split):
+    """The tiny set in the order it is prepared in: (image, label) with images all different."""
+    rng = np.random.default_rng(len(split))
+    return [(rng.integers(0, 256, (28, 28), np.uint8), i % 10) for i in range(SIZES[split])]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder in which TFDS's own builder has prepared a tiny `mnist`; copied, never used itself."""
+    folder = tmp_path_factory.mktemp("tfds")
+
+    def records(split):
+        for number, (image, label) in enumerate(pictures(split)):
+            png = io.BytesIO()
+            Image.fromarray(image).save(png, "png")
+            yield number, {"image": png.getvalue(), "label": label}
+
+    builder = tfds.builder("mnist", data_dir=folder, file_format="array_record")
+    builder._split_generators = lambda *_, **__: {split: records(split) for split in SIZES}
+    builder.download_and_prepare()
+    return folder
+
+
+@pytest.fixture
+def mnist(prepared, tmp_path):
+    """Knobs of a fresh copy of the prepared set."""
+    shutil.copytree(prepared, tmp_path / "sets")
+    return config.Data(name="mnist", data_dir=str(tmp_path / "sets"), valid_fraction=0.25)
+
+
+def beside(knobs):
+    """What lies in the folder of the prepared set."""
+    return sorted(file.name for file in next(data.Path(knobs.data_dir).glob("mnist/*")).iterdir())
+
+
+def pairs(*splits):
+    """Images with their labels, in an order of their own: a multiset."""
+    return sorted((i.tobytes(), int(n)) for s in splits for i, n in zip(*s, strict=True))
+
+
+def equal(a, b):
+    return all(np.array_equal(x, y) for s, t in zip(a[:3], b[:3], strict=True) for x, y in zip(s, t))
+
+
+def numbered(count, kind, *, channel):
+    """Images that tell their number, and labels (the number modulo 5)."""
+    images = np.broadcast_to(np.arange(count)[:, None, None], (count, 4, 3))
+    images = images.astype(np.uint8) if kind == "uint8" else (images / 255).astype(kind)
+    return images[..., None] if channel else images, np.arange(count) % 5
+
+
+def numbers(split):
+    """The numbers of such images."""
+    return np.round(split.floats(0, len(split.labels))[:, 0, 0, 0] * 255).astype(int)
+
+
+def test_digits_are_images_in_range_of_every_class():
+    found = data.load(config.Data())
+    assert found.classes == 10
+    assert sum(len(split.labels) for split in found[:3]) == 1797
+    for split in found[:3]:
+        assert split.images.shape == (len(split.labels), 8, 8, 1)
+        assert split.images.min() == 0
+        assert split.images.max() == 1
+        assert split.labels.dtype == np.int32
+        assert set(split.labels) == set(range(10))
+        assert split.floats(2, 5).shape == (3, 8, 8, 1)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.3])
+def test_the_held_out_split_keeps_the_shares_of_classes(fraction):
+    found = data.load(config.Data(valid_fraction=fraction))
+    kept, held = (np.bincount(split.labels, minlength=10) for split in found[:2])
+    np.testing.assert_allclose(held, fraction * (kept + held), atol=1)
+
+
+def test_the_seed_decides_the_split_and_only_the_split():
+    same, other = (data.load(config.Data(split_seed=seed)) for seed in (2019, 2020))
+    assert equal(same, data.load(config.Data()))
+    assert not np.array_equal(same.train.images, other.train.images)
+    assert pairs(*same[:2]) == pairs(*other[:2])
+    assert np.array_equal(same.test.images, other.test.images)
+
+
+@pytest.mark.parametrize("channel", [False, True])
+@pytest.mark.parametrize("kind", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize("layout", ["one", "two"])
+def test_npz_of_either_layout(tmp_path, layout, kind, channel):
+    images, labels = numbered(100, kind, channel=channel)
+    file = tmp_path / "set.npz"
+    if layout == "one":
+        np.savez(file, images=images, labels=labels)
+    else:
+        first, last = slice(0, 70), slice(70, 100)
+        np.savez(
+            file,
+            train_images=images[first],
+            train_labels=labels[first],
+            test_images=images[last],
+            test_labels=labels[last],
+        )
+    found = data.load(config.Data(name=str(file)))
+    seen = [numbers(split) for split in found[:3]]
+    assert sorted(np.concatenate(seen)) == list(range(100))  # disjoint, and nothing lost
+    for split, number in zip(found[:3], seen, strict=True):
+        assert np.array_equal(split.labels, number % 5)
+        values = split.floats(0, 4)
+        assert values.dtype == np.float32
+        assert values.shape == (4, 4, 3, 1)
+    if layout == "two":
+        assert np.array_equal(seen[2], np.arange(70, 100))  # the test set keeps its order
+    assert found.classes == 5
+
+
+def fit(**changes):
+    images, labels = numbered(50, "float32", channel=True)
+    return {"images": images, "labels": labels, **changes}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        pytest.param({"pictures": np.zeros(3)}, ["pictures", "train_images"], id="other keys"),
+        pytest.param(fit(images=fit()["images"] * 255), ["[0, 1]"], id="not divided by 255"),
+        pytest.param(fit(images=fit()["images"] - 0.1), ["-0.1", "[0, 1]"], id="negative"),
+        pytest.param(fit(images=np.full((50, 4, 3, 1), np.nan)), ["nan", "[0, 1]"], id="NaN"),
+        pytest.param(fit(labels=np.arange(50) % 5 * 2), ["class 1"], id="a class without images"),
+        pytest.param(fit(labels=np.arange(50) % 5 - 1), ["-1"], id="negative label"),
+        pytest.param(fit(labels=np.zeros(49, int)), ["(49,)"], id="a label too few"),
+        pytest.param(fit(images=np.zeros((50, 12))), ["(50, 12)"], id="flat images"),
+        pytest.param(fit(images=np.zeros((0, 4, 3, 1)), labels=np.zeros(0, int)), ["row"], id="empty"),
+    ],
+)
+def test_unfit_npz_is_one_line_that_says_why(tmp_path, arrays, words):
+    file = tmp_path / "set.npz"
+    np.savez(file, **arrays)
+    with pytest.raises(ValueError, match="set.npz") as error:
+        data.load(config.Data(name=str(file)))
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_test_label_that_is_no_class_of_the_training_set(tmp_path):
+    images, labels = numbered(50, "uint8", channel=True)
+    file = tmp_path / "set.npz"
+    few = labels < 4
+    np.savez(
+        file,
+        train_images=images[few],
+        train_labels=labels[few],
+        test_images=images,
+        test_labels=labels,
+    )
+    with pytest.raises(ValueError, match="test label 4"):
+        data.load(config.Data(name=str(file)))
+
+
+def test_missing_npz():
+    with pytest.raises(ValueError, match=r"no file .*nowhere\.npz$"):
+        data.load(config.Data(name="nowhere.npz"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip at all", b"PK\x03\x04 cut short"])
+def test_damaged_npz_is_named(tmp_path, content):
+    file = tmp_path / "set.npz"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"set\.npz"):
+        data.load(config.Data(name=str(file)))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
+def test_a_fraction_that_leaves_nothing(fraction):
+    with pytest.raises(ValueError, match=f"valid_fraction={fraction}"):
+        data.load(config.Data(valid_fraction=fraction))
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("minst", "mnist"), ("cifar01", "cifar10"), ("digit", "digits")]
+)
+def test_an_unknown_set_is_answered_with_the_nearest(offline, tmp_path, name, near):
+    with pytest.raises(ValueError, match=f"{name!r}.*{near!r}") as error:
+        data.load(config.Data(name=name, data_dir=str(tmp_path)))
+    assert "\n" not in str(error.value)
+
+
+def test_an_unprepared_set_is_one_sentence_at_once(offline, tmp_path):
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match="fashion_mnist.* not prepared") as error:
+        data.load(config.Data(name="fashion_mnist", data_dir=str(tmp_path)))
+    assert time.perf_counter() - start < 5
+    assert f"tfds build fashion_mnist --data_dir={tmp_path}" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not any(tmp_path.iterdir())
+
+
+def test_tfds_set_is_read_without_tensorflow_or_network(offline, mnist, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # importing it raises
+    found = data.load(mnist)
+    assert [len(split.labels) for split in found[:3]] == [30, 10, 20]
+    assert found.train.images.shape[1:] == (28, 28, 1)
+    assert found.train.images.dtype == np.uint8
+    assert pairs(*found[:2]) == sorted((i.tobytes(), n) for i, n in pictures("train"))
+    assert pairs(found.test) == sorted((i.tobytes(), n) for i, n in pictures("test"))
+
+
+def test_the_second_load_reads_what_the_first_decoded(mnist, monkeypatch):
+    said = []
+
+    def track(items, what):
+        said.append(what)
+        return items
+
+    first = data.load(mnist, track)
+    assert [what.split()[-1] for what in said] == ["train", "test"]
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "as_data_source", None)  # calling it raises
+    assert equal(data.load(mnist, track), first)
+    assert len(said) == 2
+
+
+def test_a_cached_set_is_read_in_under_a_second(mnist):
+    data.load(mnist)
+    start = time.perf_counter()
+    data.load(mnist)
+    assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize("function", ["tempfile.mkdtemp", "np.save", "os.replace"])
+def test_a_set_that_cannot_be_written_beside_still_loads(mnist, monkeypatch, function):
+    before = beside(mnist)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        module, name = function.split(".")
+        patch.setattr(getattr(data, module), name, refuse)
+        unwritten = data.load(mnist)
+    assert beside(mnist) == before  # nothing half-written stays
+    assert equal(data.load(mnist), unwritten)
+
+
+def test_resized_images_have_a_cache_of_their_own(mnist):
+    full = data.load(mnist)
+    small = data.load(config.Data(**{**vars(mnist), "size": 14}))
+    assert small.test.images.shape == (20, 14, 14, 1)
+    assert np.array_equal(small.test.labels, full.test.labels)
+    means = (split.images.mean((1, 2, 3)) for split in (small.test, full.test))
+    np.testing.assert_allclose(*means, rtol=0.1)
+    assert equal(data.load(mnist), full)

@@ -1,0 +1,231 @@
+"""Networks: their shapes, gradients, bounds and PyTorch weights."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from knn_jax import config, nets
+from knn_jax.nets import convolution, trunk
+
+DIGITS = (1, 8, 8, 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Programs run for milliseconds here and compile for seconds: XLA optimises them little."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def digits(quick):
+    """(net, variables) of the small trunk."""
+    net = trunk.digits(10)
+    return net, jax.jit(net.init)(jax.random.key(0), jnp.zeros(DIGITS))
+
+
+def test_the_mnist_trunk_is_that_of_the_paper():
+    """By hand: 64 x 8^2 + 64, 128 x 64 x 6^2 + 128, 128 x 128 x 5^2 + 128 and 10 x 2048 + 10."""
+    net, shape = trunk.mnist(), (1, 28, 28, 1)
+    variables = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables)) == 729418
+    assert nets.taps(net, variables, shape) == {
+        "relu1": (1, 12544),
+        "relu2": (1, 8192),
+        "relu3": (1, 2048),
+        "fc": (1, 10),
+    }
+
+
+@pytest.mark.parametrize("name", ["mnist", "digits", "pixels"])
+def test_a_recipe_names_its_network(name):
+    net = nets.build(config.Net(name=name), 10)
+    expected = {"mnist": trunk.mnist(10), "digits": trunk.digits(10), "pixels": nets.Pixels()}
+    assert net == expected[name]
+
+
+def test_pixels_are_the_flattened_image():
+    x = jnp.arange(24.0).reshape(2, 2, 3, 2) / 24
+    (features,) = nets.features(nets.Pixels(), {}, ("pixels",), (1, 2, 3, 2))
+    np.testing.assert_array_equal(features(x), x.reshape(2, 12))
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (4, 2, 1), (6, 2, 2), (2, 3, 0)])
+def test_the_convolution_and_its_derivatives_are_those_of_lax(size, stride, padding):
+    keys = jax.random.split(jax.random.key(0), 5)
+    x, dx = (jax.random.normal(key, (2, 7, 9, 3)) for key in keys[:2])
+    kernel, dkernel = (jax.random.normal(key, (size, size, 3, 4)) for key in keys[2:4])
+
+    def plain(x, kernel):
+        sides = ((padding, padding),) * 2
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), sides, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def ours(x, kernel):
+        return convolution._convolve_on_cpu(x, kernel, stride, padding)
+
+    @jax.jit
+    def derivatives(x, kernel, dx, dkernel):
+        def of(convolve):
+            out, forward = jax.jvp(convolve, (x, kernel), (dx, dkernel))
+            weight = jax.random.normal(keys[4], out.shape)
+            backward = jax.grad(lambda *a: jnp.sum(weight * convolve(*a)), (0, 1))(x, kernel)
+            return out, forward, *backward
+
+        return of(ours), of(plain)
+
+    for mine, expected in zip(*derivatives(x, kernel, dx, dkernel), strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_tap_does_not_compute_the_layers_after_it(digits):
+    net, variables = digits
+    layers = ("relu1", "relu2", "relu3", "fc")
+    work = []
+    for tap in nets.features(net, variables, layers, DIGITS):
+        program = jax.jit(tap).lower(jax.ShapeDtypeStruct(DIGITS, jnp.float32)).compile().as_text()
+        work.append(len(re.findall(r" (?:convolution|dot)\(", program)))
+    assert work == [1, 2, 3, 4]
+
+
+def test_taps_are_the_layers_in_height_width_channel_order(digits):
+    """relu1 against the convolution of the image, relu3 and fc against what goes on from relu2."""
+    net, variables = digits
+    x = jax.random.uniform(jax.random.key(1), (3, 8, 8, 1))
+    logits, taps = net.apply(variables, x)
+    params = variables["params"]
+
+    def layer(x, number, stride, padding):
+        kernel, bias = params[f"conv{number}"]["kernel"], params[f"conv{number}"]["bias"]
+        return jax.nn.relu(
+            convolution._convolve(x, kernel, stride, padding) + bias.reshape(1, 1, 1, -1)
+        )
+
+    relu1 = layer(x, 1, 1, 1)
+    relu3 = layer(layer(relu1, 2, 2, 1), 3, 1, 0)
+    np.testing.assert_allclose(taps["relu1"], relu1.reshape(3, -1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(taps["relu3"], relu3.reshape(3, -1), rtol=1e-5, atol=1e-5)
+    fc = relu3.reshape(3, -1) @ params["fc"]["kernel"] + params["fc"]["bias"].reshape(1, -1)
+    np.testing.assert_allclose(logits, fc, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(taps["fc"], logits)
+
+
+def test_lipschitz_bounds_every_pair_and_every_jacobian(digits):
+    net, variables = digits
+    a, b = jax.random.uniform(jax.random.key(2), (2, 50, 8, 8, 1))
+    taps = jax.jit(lambda x: net.apply(variables, x)[1])
+    jacobians = jax.jit(jax.vmap(jax.jacfwd(lambda z: net.apply(variables, z.reshape(DIGITS))[1])))
+    jacobian = jacobians(a[:2].reshape(2, -1))
+    for layer, here in taps(a).items():
+        bound = net.lipschitz(variables, layer)
+        for other in (b, a + 1e-2 * (b - a)):
+            apart = np.linalg.norm(np.reshape(a - other, (50, -1)), axis=1)
+            moved = np.linalg.norm(here - taps(other)[layer], axis=1)
+            assert (moved <= bound * apart).all(), layer
+        largest = np.linalg.norm(jacobian[layer][:, 0], 2, (1, 2)).max()
+        assert largest <= bound < 200 * largest, layer
+
+
+def test_lipschitz_worked_by_hand():
+    """A 1x1 kernel of 3 and a 4x4 kernel of ones with stride 2, of norm 4 and two windows a side."""
+    net = trunk.Trunk(((1, 1, 1, 0), (1, 4, 2, 0)), 2)
+    params = {
+        "conv1": {"kernel": jnp.full((1, 1, 1, 1), 3.0)},
+        "conv2": {"kernel": jnp.ones((4, 4, 1, 1))},
+        "fc": {"kernel": jnp.diag(jnp.array([5.0, 2.0]))},
+    }
+    found = [net.lipschitz({"params": params}, layer) for layer in ("relu1", "relu2", "fc")]
+    np.testing.assert_allclose(found, [3, 3 * 4 * 2, 3 * 4 * 2 * 5], rtol=1e-5)
+    assert (np.array(found) > [3, 24, 120]).all()
+
+
+def torch_weights(layers, classes, features, channels=1):
+    """A state dict of random arrays in PyTorch's layout."""
+    rng, weights = np.random.default_rng(0), {}
+    for number, (out, size, _, _) in enumerate(layers, 1):
+        kernel = 0.2 * rng.normal(size=(out, channels, size, size))
+        weights[f"conv{number}.weight"] = kernel.astype(np.float32)
+        weights[f"conv{number}.bias"] = rng.normal(size=out).astype(np.float32)
+        channels = out
+    weights["fc.weight"] = rng.normal(size=(classes, features)).astype(np.float32)
+    weights["fc.bias"] = rng.normal(size=classes).astype(np.float32)
+    return weights
+
+
+SMALL = trunk.Trunk(((3, 3, 1, 1), (4, 4, 2, 1)), 5)
+WEIGHTS = torch_weights(SMALL.layers, 5, 4 * 4 * 4)
+
+
+def as_torch(weights, x):
+    """The logits of NCHW images, computed in PyTorch's layout throughout."""
+    for number, (_, _, stride, padding) in enumerate(SMALL.layers, 1):
+        kernel, bias = weights[f"conv{number}.weight"], weights[f"conv{number}.bias"]
+        sides = ((padding, padding),) * 2
+        x = lax.conv_general_dilated(
+            x, kernel, (stride, stride), sides, dimension_numbers=("NCHW", "OIHW", "NCHW")
+        )
+        x = np.maximum(np.asarray(x) + bias[:, None, None], 0)
+    return x.reshape(len(x), -1) @ weights["fc.weight"].T + weights["fc.bias"]
+
+
+@pytest.mark.parametrize("source", ["arrays", "file"])
+def test_torch_weights_give_the_logits_they_gave_in_torch(source, tmp_path):
+    x = np.random.default_rng(1).uniform(size=(2, 1, 8, 8)).astype(np.float32)
+    if source == "file":
+        np.savez(tmp_path / "weights.npz", **WEIGHTS)
+        variables = nets.load_weights(str(tmp_path / "weights.npz"), SMALL)
+    else:
+        variables = trunk.from_torch(WEIGHTS, SMALL)
+    logits, _ = SMALL.apply(variables, jnp.asarray(x.transpose(0, 2, 3, 1)))
+    np.testing.assert_allclose(logits, as_torch(WEIGHTS, x), rtol=1e-4, atol=1e-4)
+
+
+def test_torch_weights_have_the_names_and_shapes_of_fresh_ones():
+    fresh = jax.eval_shape(SMALL.init, jax.random.key(0), jnp.zeros(DIGITS))
+    loaded = trunk.from_torch(WEIGHTS, SMALL)
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (fresh, loaded))
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize(
+    ("weights", "net", "message"),
+    [
+        (None, SMALL, "net.weights: there is no file"),
+        (WEIGHTS, nets.Pixels(), "net.weights: Pixels takes no weights"),
+        ({"conv1.weight": WEIGHTS["conv1.weight"]}, SMALL, "holds no weights of this network"),
+        (torch_weights(SMALL.layers, 5, 7), SMALL, "holds no weights of this network"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(weights, net, message, tmp_path):
+    path = tmp_path / "weights.npz"
+    if weights is not None:
+        np.savez(path, **weights)
+    with pytest.raises(ValueError, match=message):
+        nets.load_weights(str(path), net)
+
+
+@pytest.mark.parametrize(
+    ("layer", "hint"), [("relu4", r" \(did you mean 'relu[123]'\?\)"), ("zzz", "")]
+)
+def test_an_unknown_layer_is_answered_with_the_known_ones(digits, layer, hint):
+    with pytest.raises(ValueError, match=f"no layer '{layer}'{hint}: this network's are ") as error:
+        nets.features(*digits, ("relu1", layer), DIGITS)
+    listed = str(error.value).rpartition(" are ")[2].split(", ")
+    assert sorted(listed) == ["fc", "relu1", "relu2", "relu3"]
+
+
+def test_features_made_twice_share_their_program(digits):
+    net, variables = digits
+    traced = jax.jit(lambda tap, x: tap(x))
+    other = jax.tree.map(lambda leaf: 2 * leaf, variables)
+    for values in (variables, other):
+        (tap,) = nets.features(net, values, ("relu1",), DIGITS)
+        traced(tap, jnp.zeros(DIGITS))
+    assert traced._cache_size() == 1

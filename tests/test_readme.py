@@ -1,0 +1,48 @@
+"""What the README says, held against what it says it of."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from knn_jax import pages
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "results").glob("*.json")), ids=lambda file: file.stem)
+def test_tables_are_those_of_the_results(file):
+    """`python -m knn_jax.pages results/*.json` prints them."""
+    assert pages.markdown(json.loads(file.read_text())) in README
+
+
+def test_the_map_names_every_module():
+    modules = {path.stem for path in (ROOT / "knn_jax").glob("*") if not path.name.startswith("_")}
+    section = README.split("## The map")[1]
+    assert not [module for module in modules if module not in section]
+
+
+def test_the_example_runs():
+    """The 12 lines of the contract, on a handful of pixels."""
+    import jax
+    import jax.numpy as jnp
+
+    images = jax.random.uniform(jax.random.key(0), (90, 2, 2, 1))
+    names = {
+        "features": lambda x: x.reshape(len(x), -1),
+        "images": images,
+        "labels": jnp.arange(90, dtype=jnp.int32) % 2,
+        "x": images[:2],
+        "y": jnp.array([0, 1], jnp.int32),
+        "query": images[:3].reshape(3, -1),
+        "bank": images.reshape(90, -1),
+    }
+    exec(README.split("```python")[1].split("```")[0], names)
+    assert names["near"].index.shape == (3, 75)
+    assert names["found"].image.shape == names["x"].shape
+    assert names["radius"].shape == (2,)
+
+
+def test_every_recipe_is_listed():
+    assert not [p for p in (ROOT / "configs").glob("*.py") if f"configs/{p.name}" not in README]
