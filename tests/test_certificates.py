@@ -104,7 +104,7 @@ def test_radii_worked_by_hand(rows, labels, x, margin, voronoi):
 
 
 def test_margin_below_voronoi_below_the_exact_distance_below_the_attack():
-    """Voronoi's radius is equal to it where rows of the class do not help each other, so never far below it."""
+    """For 3 points in 10 at least, the Voronoi radius also comes within 1% of the exact distance."""
     rng, dim = np.random.default_rng(3), 3
     rows = rng.uniform(size=(12, dim)).astype(np.float32)
     labels = np.arange(12) % 3

@@ -1,7 +1,6 @@
 """Training: the same bits however often it is interrupted, and checkpoints that are looked at."""
 
 import contextlib
-import gc
 import os
 import signal
 
@@ -13,6 +12,7 @@ import pytest
 
 from knn_jax import config, data, losses, nets, training
 from knn_jax.defenses import Defense, basic
+
 
 @pytest.fixture(autouse=True)
 def promotion():
@@ -103,14 +103,22 @@ def test_two_and_two_epochs_are_four(tmp_path, few, defense):
     assert same(train(4, "halves"), whole)  # there is nothing left to do
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(few, tmp_path_factory):
+    """Three epochs without an interruption."""
+    with jax.numpy_dtype_promotion("standard"):
+        folder = tmp_path_factory.mktemp("uninterrupted")
+        return training.train(noisy(), few, config.Optim(epochs=3), folder)
+
+
 @pytest.mark.parametrize("at", [1, 3, 4])  # in the first epoch, in the second, at the second's end
-def test_sigterm_saves_and_the_next_run_goes_on(tmp_path, few, monkeypatch, at):
+def test_sigterm_saves_and_the_next_run_goes_on(tmp_path, few, monkeypatch, uninterrupted, at):
     knobs = config.Optim(epochs=3)
-    whole = training.train(noisy(), few, knobs, tmp_path / "whole")
     before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
+    with monkeypatch.context() as patch:
         interrupted(patch, at)
-        training.train(noisy(), few, knobs, tmp_path / "cut")
+        with pytest.raises(SystemExit) as left:
+            training.train(noisy(), few, knobs, tmp_path / "cut")
     assert left.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is before
     assert max(int(f.name) for f in (tmp_path / "cut" / "checkpoints").iterdir()) == at
@@ -121,7 +129,7 @@ def test_sigterm_saves_and_the_next_run_goes_on(tmp_path, few, monkeypatch, at):
         yield done.append
 
     monkeypatch.setattr(training.progress, "bar", bar)
-    assert same(training.train(noisy(), few, knobs, tmp_path / "cut"), whole)
+    assert same(training.train(noisy(), few, knobs, tmp_path / "cut"), uninterrupted)
     assert sum(done) == 3 * PER_EPOCH - at  # nothing is done twice
 
 
@@ -140,11 +148,14 @@ def test_the_loss_falls(tmp_path, few):
     assert after < 0.7 * before
 
 
-@pytest.mark.parametrize(("field", "value"), [("seed", 1), ("peak_lr", 0.1), ("batch_size", 64)])
-def test_every_knob_counts(tmp_path, few, field, value):
-    one = training.train(softmax_regression(), few, config.Optim(epochs=1), tmp_path / "one")
-    knobs = config.Optim(**{"epochs": 1, field: value})
-    assert not same(training.train(softmax_regression(), few, knobs, tmp_path / "other"), one)
+def test_every_knob_counts(tmp_path, few):
+    one = {"epochs": 1}
+    changes = {}, {"seed": 1}, {"peak_lr": 0.1}, {"batch_size": 64}
+    trained = [
+        training.train(softmax_regression(), few, config.Optim(**one, **change), tmp_path / str(i))
+        for i, change in enumerate(changes)
+    ]
+    assert not any(same(trained[0], other) for other in trained[1:])
 
 
 def test_bytes_are_trained_as_the_floats_they_stand_for(tmp_path, few):
@@ -159,7 +170,7 @@ def test_bytes_are_trained_as_the_floats_they_stand_for(tmp_path, few):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, other)
 
 
-@pytest.mark.parametrize("batch_size", [200, 256, 500])
+@pytest.mark.parametrize("batch_size", [200, 256])
 def test_a_partial_batch_has_the_gradient_of_its_images(tmp_path, few, monkeypatch, batch_size):
     """One step of plain gradient descent on all images, padded or not, is that on their mean loss."""
     monkeypatch.setattr(training.optax, "adam", optax.sgd)
@@ -220,8 +231,6 @@ def test_a_damaged_checkpoint_is_one_line_and_stays(tmp_path, few, harm):
     assert files(tmp_path) == before
 
 
-# orbax leaves reads unfinished when another one fails; their end would be told in some later test
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "other", [convolutional, lambda: softmax_regression(12)], ids=["other names", "other shapes"]
 )
@@ -233,8 +242,6 @@ def test_a_foreign_checkpoint_is_one_line_and_stays(tmp_path, few, other):
         training.train(other(), few, knobs, tmp_path)
     assert "\n" not in str(error.value)
     assert files(tmp_path) == before
-    del error
-    gc.collect()
 
 
 def test_fewer_epochs_than_trained_are_refused(tmp_path, few):

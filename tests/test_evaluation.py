@@ -1,0 +1,425 @@
+"""The jobs from end to end: what they write, what they resume, and what they refuse beforehand."""
+
+import csv
+import dataclasses
+import json
+import re
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from knn_jax import attacks, certificates, config, data, evaluation, jobs, training
+from knn_jax.attacks import Found
+
+KEYS = {
+    *("name", "dataset", "architecture", "layer", "metric", "k", "bank_rows", "n", "clean_acc"),
+    *("config", "hardware", "versions", "reported", "attacks", "certificates"),
+}
+ATTACK_KEYS = {
+    *("name", "norm", "success_rate", "mean_norm", "median_norm", "robust_acc", "gradients"),
+    *("seconds", "compile_seconds"),
+}
+CERTIFICATE_KEYS = {"name", "mean_radius", "certified_acc", "seconds"}
+PIXELS = config.Config(
+    name="pixels",
+    net=config.Net(name="pixels"),
+    classifier=config.Classifier(layers=("pixels",), k=1, bank_rows=200),
+    attack=config.Attack(images=6, steps=4, starts=2, chunk=4),
+    certify=config.Certify(other=64, chunk=8),
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def promotion():
+    """optax.adam mixes types inside, which the tests' strict promotion forbids."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def altered(recipe, **sections):
+    """The recipe with some knobs changed: `altered(recipe, attack={"steps": 9})`."""
+    changes = {
+        name: dataclasses.replace(getattr(recipe, name), **knobs) for name, knobs in sections.items()
+    }
+    return dataclasses.replace(recipe, **changes)
+
+
+def read(folder):
+    """report.json, which must be JSON to the letter (no NaN or Infinity)."""
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads((folder / "report.json").read_text(), parse_constant=refuse)
+
+
+def table(folder):
+    with open(folder / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def adversarial(folder):
+    with np.load(folder / "adversarial.npz") as file:
+        return dict(file)
+
+
+def timeless(report):
+    """The report without what differs from run to run."""
+    keep = ("seconds", "compile_seconds")
+    entries = [*report["attacks"], *report["certificates"]]
+    return report["clean_acc"], [{k: v for k, v in e.items() if k not in keep} for e in entries]
+
+
+def refuse(*_, **__):
+    raise AssertionError("this was to be loaded, not computed")
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """Training, attacks and certificates fail if they compute anything."""
+    monkeypatch.setattr(training, "_step", refuse)
+    monkeypatch.setattr(attacks, "minimum_norm", refuse)
+    monkeypatch.setattr(certificates, "margin", refuse)
+    monkeypatch.setattr(certificates, "voronoi", refuse)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A finished run on the small trunk: recipe and folder. Copied, not changed."""
+    recipe = altered(
+        dataclasses.replace(PIXELS, name="small", reported={"clean_acc": 0.5}),
+        net={"name": "digits"},
+        optim={"epochs": 1},
+        classifier={"layers": ("relu3",), "k": 5},
+        attack={"norms": ("l2", "linf")},
+    )
+    folder = tmp_path_factory.mktemp("small")
+    jobs.attack(recipe, str(folder))
+    return recipe, folder
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory):
+    """A finished run of 1-NN on pixels: recipe and folder."""
+    folder = tmp_path_factory.mktemp("pixels")
+    jobs.attack(PIXELS, str(folder))
+    return PIXELS, folder
+
+
+@pytest.fixture
+def again(small, tmp_path):
+    """A copy of the finished run that may be changed."""
+    recipe, folder = small
+    return recipe, shutil.copytree(folder, tmp_path / "copy")
+
+
+def test_the_report_has_what_it_must(small):
+    recipe, folder = small
+    report = read(folder)
+    assert set(report) >= KEYS
+    assert [a["norm"] for a in report["attacks"]] == ["l2", "linf"]
+    assert [c["name"] for c in report["certificates"]] == ["margin", "voronoi"]
+    for attack in report["attacks"]:
+        assert set(attack) >= ATTACK_KEYS
+        assert attack["gradients"] == 8  # 2 starts of 4 steps
+    assert list(report["attacks"][0]["robust_acc"]) == [str(r) for r in recipe.attack.radii]
+    assert list(report["attacks"][1]["robust_acc"]) == [str(r) for r in recipe.attack.radii_linf]
+    for certificate in report["certificates"]:
+        assert set(certificate) >= CERTIFICATE_KEYS
+        assert list(certificate["certified_acc"]) == [str(r) for r in recipe.attack.radii]
+    assert (report["n"], report["k"], report["bank_rows"]) == (6, 5, 200)
+    assert (report["dataset"], report["architecture"], report["layer"]) == ("digits", "digits", "relu3")
+    assert report["reported"] == {"clean_acc": 0.5}
+    assert report["config"]["attack"] == recipe.asdict()["attack"]
+    assert report["versions"]["jax"] == jax.__version__
+    assert report["violations"] == 0
+
+
+def test_the_results_are_those_of_the_report(small):
+    _, folder = small
+    report, rows, images = read(folder), table(folder), adversarial(folder)
+    test = data.load(config.Data()).test
+    assert [int(row["label"]) for row in rows] == test.labels[:6].tolist()
+    right = [row["clean"] == row["label"] for row in rows]
+    assert report["clean_acc"] == pytest.approx(np.mean(right))
+    for attack, measure in zip(
+        report["attacks"], (np.linalg.norm, lambda d: abs(d).max()), strict=True
+    ):
+        norm = attack["norm"]
+        found = images[f"{norm}_image"]
+        assert found.shape == (6, 8, 8, 1)
+        assert found.min() >= 0
+        assert found.max() <= 1
+        lengths = [float(row[f"{norm}_norm"]) for row in rows]
+        assert np.isfinite(lengths).any()
+        for i, length in enumerate(lengths):
+            if np.isfinite(length):
+                difference = (found[i] - test.images[i]).ravel()
+                assert length == pytest.approx(measure(difference), rel=1e-5)
+                assert length == 0 or rows[i][f"{norm}_adversarial"] != rows[i]["label"]
+        lengths = [v for v, ok in zip(lengths, right, strict=True) if ok and np.isfinite(v) and v > 0]
+        assert attack["mean_norm"] == pytest.approx(np.mean(lengths))
+
+
+def test_the_page_holds_everything_itself(small):
+    _, folder = small
+    page = (folder / "report.html").read_text()
+    assert re.findall(r'<img[^>]*alt="(.*?)"', page) == ["curve.png", "examples.png"]
+    sources = re.findall(r'(?:src|href)\s*=\s*"(.{0,22})', page)
+    assert sources == ["data:image/png;base64,"] * 2
+    assert "http" not in page
+    assert "<script" not in page
+    assert "Reported by the paper" in page
+    for name in ("curve.png", "examples.png"):
+        assert (folder / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_nothing_half_written_stays(small):
+    _, folder = small
+    assert not [file for file in folder.rglob(".*") if file.name.startswith(".")]
+
+
+def test_a_second_run_loads_what_the_first_computed(again, idle, capsys):
+    recipe, folder = again
+    before, images = read(folder), adversarial(folder)
+    jobs.attack(recipe, str(folder))
+    assert read(folder) == before  # the seconds too: they are those of the computation
+    assert all(np.array_equal(images[k], v) for k, v in adversarial(folder).items())
+    printed = capsys.readouterr().out.replace("\n", "")
+    for name in ("report.html", "report.json", "results.csv", "adversarial.npz"):
+        assert str(folder / name) in printed
+
+
+def test_a_missing_chunk_is_computed_to_the_same(again):
+    recipe, folder = again
+    before, images = read(folder), adversarial(folder)
+    (lost,) = folder.glob("parts/minimum_norm_l2_*/000004_2.npz")
+    kept = {f: f.stat().st_mtime_ns for f in folder.glob("parts/**/*.npz") if f != lost}
+    lost.unlink()
+    jobs.attack(recipe, str(folder))
+    assert timeless(read(folder)) == timeless(before)
+    assert all(np.array_equal(images[k], v) for k, v in adversarial(folder).items())
+    assert {f: f.stat().st_mtime_ns for f in kept} == kept
+
+
+def test_certifying_keeps_the_attacks_made_before(again, idle):
+    recipe, folder = again
+    before = read(folder)
+    jobs.certify(recipe, str(folder))
+    assert read(folder) == before
+
+
+def test_training_before_attacking_is_the_same(small, tmp_path, monkeypatch):
+    recipe, folder = small
+    jobs.train(recipe, str(tmp_path))
+    assert not (tmp_path / "report.json").exists()
+    monkeypatch.setattr(training, "_step", refuse)
+    dataset = data.load(recipe.data)
+    one, other = (evaluation.defend(recipe, dataset, place) for place in (folder, tmp_path))
+    assert one.fingerprint == other.fingerprint == read(folder)["fingerprint"]
+
+
+def test_certifying_alone_attacks_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(attacks, "minimum_norm", refuse)
+    jobs.certify(altered(PIXELS, certify={"images": 9}), str(tmp_path))
+    report = read(tmp_path)
+    assert report["attacks"] == []
+    assert [c["n"] for c in report["certificates"]] == [9, 9]
+    assert len(table(tmp_path)) == 9
+    assert not (tmp_path / "adversarial.npz").exists()
+    assert not (tmp_path / "examples.png").exists()
+
+
+def test_pixels_have_constant_1_and_their_radii_never_exceed_an_attack(pixels):
+    _, folder = pixels
+    report = read(folder)
+    assert report["lipschitz"] == 1
+    assert report["violations"] == 0
+    assert report["attacks"][0]["success_rate"] == 1
+    assert not (folder / "checkpoints").exists()
+    for row in table(folder):
+        norm, margin, voronoi = (float(row[k]) for k in ("l2_norm", "margin_radius", "voronoi_radius"))
+        assert 0 <= margin <= voronoi * (1 + 1e-5)
+        assert voronoi <= norm
+        assert voronoi > 0 or row["clean"] != row["label"]
+
+
+# The chunks by themselves, with an attack that costs nothing.
+
+
+def cheap(key, model, x, y, *, norm, steps, starts):
+    """A Found that tells whatever it was given: key, image and place."""
+    draw = jax.vmap(lambda place: jax.random.uniform(jax.random.fold_in(key, place)))(
+        jnp.arange(len(x))
+    )
+    image = jnp.clip(x + 0.5 * draw[:, None, None, None], 0.0, 1.0)
+    length = jnp.sqrt(jnp.sum(jnp.square(image - x), (1, 2, 3)))
+    return Found(image, length, y >= 0, jnp.asarray(steps), jnp.asarray(starts))
+
+
+@pytest.fixture(scope="module")
+def defended(tmp_path_factory):
+    dataset = data.load(PIXELS.data)
+    return evaluation.defend(PIXELS, dataset, tmp_path_factory.mktemp("none"))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The first images of the chunks that are computed, as they are asked for."""
+    monkeypatch.setattr(attacks, "minimum_norm", cheap)
+    firsts, floats = [], data.Split.floats
+
+    def note(split, first, last):
+        firsts.append(first)
+        return floats(split, first, last)
+
+    monkeypatch.setattr(data.Split, "floats", note)
+    return firsts
+
+
+def attack(folder, defended, **knobs):
+    recipe = altered(PIXELS, attack={"images": 10, **knobs})
+    return evaluation.attack(recipe, defended, "l2", folder)
+
+
+def equal(one, other, count=None):
+    """Outcomes with the same results for the first `count` images."""
+    assert set(one.arrays) == set(other.arrays)
+    for name, array in one.arrays.items():
+        np.testing.assert_array_equal(array[:count], other.arrays[name][:count], err_msg=name)
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path, defended, asked, monkeypatch):
+    whole = attack(tmp_path / "whole", defended)
+    assert asked == [0, 4, 8]
+    save = evaluation.np.savez
+
+    def killed(stream, **arrays):
+        if len(arrays["norm"]) < 4:  # the last chunk, of 2
+            stream.write(b"half a file")
+            raise KeyboardInterrupt
+        save(stream, **arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation.np, "savez", killed)
+        with pytest.raises(KeyboardInterrupt):
+            attack(tmp_path / "cut", defended)
+    asked.clear()
+    resumed = attack(tmp_path / "cut", defended)
+    assert asked == [8]
+    equal(resumed, whole)
+
+
+def test_more_images_keep_the_full_chunks(tmp_path, defended, asked):
+    few = attack(tmp_path, defended, images=8)
+    asked.clear()
+    more = attack(tmp_path, defended, images=11)
+    assert asked == [8]
+    equal(few, more, 8)
+    asked.clear()
+    equal(attack(tmp_path, defended, images=8), few)
+    assert asked == []
+
+
+def test_a_partial_chunk_is_completed_to_what_a_full_one_is(tmp_path, defended, asked):
+    attack(tmp_path / "grown", defended, images=6)
+    grown = attack(tmp_path / "grown", defended, images=8)
+    equal(grown, attack(tmp_path / "at once", defended, images=8))
+
+
+@pytest.mark.parametrize("change", [{"steps": 5}, {"starts": 3}, {"seed": 1}])
+def test_another_question_computes_anew(tmp_path, defended, asked, change):
+    attack(tmp_path, defended)
+    asked.clear()
+    attack(tmp_path, defended, **change)
+    assert asked == [0, 4, 8]
+    asked.clear()
+    attack(tmp_path, defended)  # what was found before is not lost
+    assert asked == []
+
+
+@pytest.mark.parametrize("change", [{"k": 3}, {"bank_rows": 150}])
+def test_another_classifier_computes_anew(tmp_path, defended, asked, change):
+    attack(tmp_path, defended)
+    other = altered(PIXELS, classifier=change)
+    other = evaluation.defend(other, defended.dataset, tmp_path)
+    asked.clear()
+    attack(tmp_path, other)
+    assert asked == [0, 4, 8]
+
+
+def test_without_run_only_what_is_complete_is_read(tmp_path, defended, asked):
+    def found(images):
+        recipe = altered(PIXELS, attack={"images": images})
+        return evaluation.attack(recipe, defended, "l2", tmp_path, run=False)
+
+    assert found(10) is None
+    whole = attack(tmp_path, defended)
+    asked.clear()
+    equal(found(10), whole)
+    assert found(12) is None
+    assert asked == []
+
+
+# What is refused.
+
+BAD = [
+    ({"classifier": {"k": 201}}, r"k=201 neighbours asked of a bank of 200 rows"),
+    ({"classifier": {"k": 0}}, r"k=0 "),
+    ({"classifier": {"layers": ("relu4",)}}, r"no layer 'relu4'.*relu1, relu2, relu3, fc"),
+    ({"classifier": {"layers": ()}}, r"classifier\.layers"),
+    ({"classifier": {"bank_rows": 2, "k": 1}}, r"no row of class"),
+    ({"attack": {"images": 361}}, r"attack\.images=361: .* 360 images"),
+    ({"attack": {"images": 0}}, r"attack\.images=0"),
+    ({"certify": {"images": 361}}, r"certify\.images=361: .* 360 images"),
+    ({"attack": {"steps": 0}}, r"attack\.steps=0"),
+    ({"attack": {"starts": 0}}, r"attack\.starts=0"),
+    ({"attack": {"chunk": 0}}, r"attack\.chunk=0"),
+    ({"certify": {"own": 0}}, r"certify\.own=0"),
+]
+NEW = [  # what a workdir of another network would refuse anyhow
+    ({"net": {"weights": "nowhere.npz"}}, r"no file nowhere\.npz"),
+    ({"optim": {"peak_lr": 0.0}}, r"optim\.peak_lr=0"),
+    ({"optim": {"batch_size": 0}}, r"batch_size=0"),
+    ({"data": {"name": "minst"}}, r"'minst'.*'mnist'"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BAD)
+@pytest.mark.parametrize("job", [jobs.attack, jobs.certify, jobs.train])
+def test_a_bad_recipe_changes_nothing_in_a_workdir(again, idle, job, change, words):
+    recipe, folder = again
+    before = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    with pytest.raises(ValueError, match=words) as error:
+        job(altered(recipe, **change), str(folder))
+    assert "\n" not in str(error.value)
+    assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == before
+
+
+@pytest.mark.parametrize(("change", "words"), [*BAD[:4], *NEW])
+def test_a_bad_recipe_makes_no_workdir(small, tmp_path, idle, change, words):
+    with pytest.raises(ValueError, match=words) as error:
+        jobs.attack(altered(small[0], **change), str(tmp_path / "new"))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "new" / "config.json").exists()
+
+
+def test_the_class_with_the_highest_label_missing_from_the_bank(tmp_path, idle):
+    labels = np.array([0, 1] * 200 + [2] * 8)
+    images = np.random.default_rng(0).random((len(labels), 2, 2), np.float32)
+    np.savez(tmp_path / "set.npz", images=images, labels=labels)
+    recipe = altered(PIXELS, data={"name": str(tmp_path / "set.npz")})
+    rows = int(np.flatnonzero(data.load(recipe.data).train.labels == 2)[0])  # all before are 0 and 1
+    with pytest.raises(ValueError, match="class 2"):
+        jobs.attack(altered(recipe, classifier={"bank_rows": rows}), str(tmp_path / "run"))
+
+
+def test_nothing_to_do_is_said(tmp_path, idle):
+    two = altered(PIXELS, classifier={"layers": ("pixels", "pixels")}, attack={"norms": ()})
+    with pytest.raises(ValueError, match=r"classifier\.layers|attack\.norms"):
+        jobs.attack(two, str(tmp_path))
+    with pytest.raises(ValueError, match=r"certificates cover one layer"):
+        jobs.certify(two, str(tmp_path))

@@ -1,0 +1,136 @@
+"""The figures of paper 1 on MNIST: its authors' weights, 1-NN on pixels, and the TFDS set."""
+
+import os
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from knn_jax import attacks, certificates, config, data, evaluation
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+MNIST = SHARED / "mnist.npz"
+TFDS = Path(os.environ.get("KNN_JAX_TFDS", "~/tensorflow_datasets")).expanduser()
+FIRST = [51324, 12855, 52192, 47491, 56371, 5246]  # of the training images, in the authors' order
+
+pytestmark = [
+    pytest.mark.real_data,
+    pytest.mark.skipif(not MNIST.exists(), reason=f"there is no {MNIST}"),
+]
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return data.load(config.Data(name=str(MNIST)))
+
+
+@pytest.fixture(scope="module")
+def test_set(dataset):
+    return jnp.asarray(dataset.test.floats(0, 10_000)), jnp.asarray(dataset.test.labels)
+
+
+@pytest.fixture(scope="module")
+def basic(dataset, tmp_path_factory):
+    """The authors' Basic network: its recipe, and 75-NN on relu3 of 54,000 rows."""
+    recipe = config.Config(
+        name="basic",
+        data=config.Data(name=str(MNIST)),
+        net=config.Net(name="mnist", weights=str(SHARED / "mnist_basic_weights.npz")),
+        classifier=config.Classifier(layers=("relu3",), k=75),
+    )
+    return recipe, evaluation.defend(recipe, dataset, tmp_path_factory.mktemp("basic")).model
+
+
+@pytest.fixture(scope="module")
+def nearest(dataset, tmp_path_factory):
+    """1-NN on the pixels of 54,000 images."""
+    recipe = config.Config(
+        name="pixels",
+        data=config.Data(name=str(MNIST)),
+        net=config.Net(name="pixels"),
+        classifier=config.Classifier(layers=("pixels",), k=1),
+    )
+    return evaluation.defend(recipe, dataset, tmp_path_factory.mktemp("pixels")).model
+
+
+def test_the_split_is_the_authors(dataset):
+    assert [len(split.labels) for split in dataset[:3]] == [54_000, 6_000, 10_000]
+    with np.load(MNIST) as original:
+        images, labels = original["train_images"][FIRST], original["train_labels"][FIRST]
+    assert np.array_equal(dataset.train.images[:6, ..., 0], images)
+    assert np.array_equal(dataset.train.labels[:6], labels)
+
+
+def test_the_network_is_right_on_9878(basic, dataset, test_set, tmp_path):
+    net, variables = evaluation.network(basic[0], dataset, tmp_path)
+    logits = jax.jit(lambda variables, x: net.apply(variables, x)[0])
+    x, y = test_set
+    right = sum(
+        int(jnp.sum(jnp.argmax(logits(variables, x[i : i + 1000]), 1) == y[i : i + 1000]))
+        for i in range(0, 10_000, 1000)
+    )
+    assert right == 9878
+
+
+def test_its_neighbours_are_right_on_9870_with_one_tie(basic, test_set):
+    x, y = test_set
+    votes = np.asarray(basic[1].votes(x))
+    assert votes.shape == (10_000, 10)
+    assert np.all(votes.sum(1) == 75)
+    assert np.sum(votes.argmax(1) == y) == 9870
+    first, second = np.sort(votes, 1)[:, :-3:-1].T
+    assert np.sum(first == second) == 1
+
+
+def test_an_attack_of_100_gradients_finds_every_one(basic, test_set):
+    model, (x, y) = basic[1], test_set
+    x, y = x[:30], y[:30]
+    right = np.flatnonzero(np.asarray(model.predict(x)) == y)[:20]
+    x, y = x[right], y[right]
+    found = attacks.minimum_norm(jax.random.key(0), model, x, y, steps=100, starts=1)
+    assert len(right) == 20
+    assert np.all(found.success)
+    assert found.gradients == 100
+    assert np.all(np.asarray(model.predict(found.image)) != y)
+    norms = np.linalg.norm(np.asarray(found.image - x).reshape(20, -1), axis=1)
+    np.testing.assert_allclose(found.norm, norms, rtol=1e-5)
+    assert norms.mean() <= 1.55
+
+
+def test_nearest_pixels_and_what_they_certify(nearest, test_set):
+    x, y = test_set
+    right = np.asarray(nearest.predict(x)) == y
+    assert right.sum() == 9683
+    margin = np.asarray(certificates.margin(nearest, x, y))
+    assert np.all(margin[~right] == 0)
+    assert margin[right].mean() == pytest.approx(0.9054, abs=5e-4)
+    voronoi = np.asarray(certificates.voronoi(nearest, x[:500], y[:500]))
+    assert np.all(voronoi >= margin[:500])
+    assert voronoi.mean() > 1.3 * margin[:500].mean()
+
+
+def hashes(split):
+    """One number for each image and its label, in an order of their own."""
+    weights = np.random.default_rng(0).integers(2**62, size=784)
+    flat = split.images.reshape(len(split.labels), -1)
+    parts = [flat[i : i + 5000].astype(np.int64) @ weights for i in range(0, len(flat), 5000)]
+    return np.concatenate(parts) + split.labels
+
+
+@pytest.mark.skipif(not (TFDS / "mnist").is_dir(), reason=f"mnist is not prepared in {TFDS}")
+def test_the_tfds_set_is_the_same_and_the_second_load_takes_under_a_second(dataset):
+    knobs = config.Data(name="mnist", data_dir=str(TFDS))
+    found = data.load(knobs)
+    assert [len(split.labels) for split in found[:3]] == [54_000, 6_000, 10_000]
+    one, other = (
+        [np.sort(np.concatenate([hashes(s) for s in splits])) for splits in (d[:2], d[2:3])]
+        for d in (found, dataset)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    start = time.perf_counter()
+    again = data.load(knobs)
+    assert time.perf_counter() - start < 1
+    assert np.array_equal(again.train.images[:100], found.train.images[:100])

@@ -1,0 +1,159 @@
+"""The figures of a report, from outcomes worked out by hand."""
+
+import csv
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from knn_jax import classifiers, config, data, report
+from knn_jax.evaluation import Defended, Outcome
+
+# Five test images; the fourth is misclassified, the third resists the attack.
+LABELS = np.array([0, 1, 0, 1, 0], np.int32)
+CLEAN = np.array([0, 1, 0, 0, 0], np.int32)
+NORM = np.array([1.0, 2.0, np.inf, 0.0, 0.5], np.float32)
+RADIUS = np.array([0.5, 1.5, 3.0, 0.0, 0.25], np.float32)
+
+RECIPE = config.Config(
+    name="by <hand>",
+    net=config.Net(name="pixels"),
+    classifier=config.Classifier(layers=("pixels",), k=1),
+    attack=config.Attack(radii=(0.5, 0.75, 1.0, 5.0), radii_linf=(0.5, 2.0)),
+    reported={"mean_l2": 2.1054},
+)
+
+
+@pytest.fixture(scope="module")
+def defended():
+    rng = np.random.default_rng(0)
+    images = rng.random((6, 3, 3, 1), np.float32)
+    labels = np.arange(6, dtype=np.int32) % 2
+    test = data.Split(rng.random((5, 3, 3, 1), np.float32), LABELS)
+    dataset = data.Dataset(data.Split(images, labels), data.Split(images, labels), test, 2)
+    model = classifiers.knn(
+        lambda x: x.reshape(len(x), -1), jnp.asarray(images), jnp.asarray(labels), k=1
+    )
+    return Defended(dataset, model, 1.0, "fingerprint")
+
+
+def attacked(norm=NORM, l2=None, clean=CLEAN):
+    arrays = {
+        "image": np.full((len(norm), 3, 3, 1), 0.5, np.float32),
+        "norm": norm,
+        "l2": norm if l2 is None else l2,
+        "success": np.isfinite(norm),
+        "gradients": np.full(len(norm), 7),
+        "clean": clean,
+        "adversarial": 1 - clean,
+    }
+    return Outcome(arrays, 1.25, 0.5)
+
+
+def certified(radius=RADIUS, clean=CLEAN):
+    return Outcome({"radius": radius, "clean": clean}, 0.25, 0.125)
+
+
+def test_an_attack(defended):
+    [found] = report.summary(RECIPE, defended, {"l2": attacked()}, {})["attacks"]
+    assert found["success_rate"] == 3 / 4  # of the four that were right
+    assert found["mean_norm"] == pytest.approx((1 + 2 + 0.5) / 3)
+    assert found["median_norm"] == 1
+    # Of all five: at 0.5 the last has fallen, the one that resists stands at any radius.
+    assert found["robust_acc"] == {"0.5": 3 / 5, "0.75": 3 / 5, "1.0": 2 / 5, "5.0": 1 / 5}
+    assert (found["gradients"], found["seconds"], found["compile_seconds"]) == (7, 1.25, 0.5)
+
+
+def test_linf_has_radii_of_its_own(defended):
+    [found] = report.summary(RECIPE, defended, {"linf": attacked()}, {})["attacks"]
+    assert found["robust_acc"] == {"0.5": 3 / 5, "2.0": 1 / 5}
+
+
+def test_a_certificate(defended):
+    # The misclassified one is not certified, whatever radius it is given.
+    radius = np.where(CLEAN == LABELS, RADIUS, 9.0)
+    summary = report.summary(RECIPE, defended, {}, {"margin": certified(radius)})
+    [found] = summary["certificates"]
+    assert found["certified_acc"] == {"0.5": 3 / 5, "0.75": 2 / 5, "1.0": 2 / 5, "5.0": 0}
+    assert found["mean_radius"] == pytest.approx((0.5 + 1.5 + 3 + 0 + 0.25) / 5)
+    assert found["mean_radius_correct"] == pytest.approx((0.5 + 1.5 + 3 + 0.25) / 4)
+    assert found["seconds"] == 0.25
+    assert (summary["n"], summary["clean_acc"]) == (5, 4 / 5)
+
+
+def test_robust_accuracy_is_never_below_certified_without_violations(defended):
+    both = report.summary(RECIPE, defended, {"l2": attacked()}, {"margin": certified()})
+    assert both["violations"] == 0
+    robust, safe = both["attacks"][0]["robust_acc"], both["certificates"][0]["certified_acc"]
+    assert all(robust[radius] >= safe[radius] for radius in ("0.75", "1.0", "5.0"))
+
+
+@pytest.mark.parametrize(
+    ("change", "count"),
+    [({}, 0), ({0: 1.0}, 0), ({0: 1.01}, 1), ({1: 9.0, 4: 0.51}, 2), ({2: 1e9}, 0), ({3: 0.1}, 1)],
+)
+def test_radii_above_a_norm_are_counted(change, count):
+    radius = RADIUS.copy()
+    radius[list(change)] = list(change.values())
+    assert report.violations({"l2": attacked()}, {"margin": certified(radius)}) == count
+    both = {"margin": certified(radius), "voronoi": certified(radius)}
+    assert report.violations({"l2": attacked()}, both) == 2 * count
+
+
+def test_a_linf_attack_violates_by_its_l2_norm():
+    above = attacked(norm=0.1 * NORM, l2=NORM)
+    assert report.violations({"linf": above}, {"margin": certified()}) == 0
+    below = attacked(norm=0.1 * NORM, l2=0.4 * NORM)
+    assert report.violations({"linf": below}, {"margin": certified()}) == 3
+
+
+def test_outcomes_of_different_lengths(defended, tmp_path):
+    first = {"l2": attacked(NORM[:2], clean=CLEAN[:2])}
+    summary = report.write(RECIPE, defended, first, {"margin": certified()}, tmp_path)
+    assert (summary["n"], summary["clean_acc"], summary["violations"]) == (5, 4 / 5, 0)
+    assert summary["attacks"][0]["n"] == 2
+    assert summary["attacks"][0]["robust_acc"]["1.0"] == 1 / 2
+    with open(tmp_path / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["clean"] for row in rows] == ["0", "1", "0", "0", "0"]
+    assert [row["l2_norm"] for row in rows] == ["1.0", "2.0", "", "", ""]
+    assert [float(row["margin_radius"]) for row in rows] == RADIUS.tolist()
+
+
+def test_what_is_written_is_what_is_returned(defended, tmp_path):
+    outcomes = {"l2": attacked()}, {"margin": certified(), "voronoi": certified()}
+    summary = report.write(RECIPE, defended, *outcomes, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text()) == summary
+    with np.load(tmp_path / "adversarial.npz") as file:
+        np.testing.assert_array_equal(file["l2_image"], outcomes[0]["l2"].arrays["image"])
+    page = (tmp_path / "report.html").read_text()
+    assert "by &lt;hand&gt;" in page  # escaped, not markup
+    assert "by <hand>" not in page
+    assert "2.1054" in page
+    assert sorted(f.name for f in tmp_path.iterdir()) == sorted(
+        ["report.json", "results.csv", "adversarial.npz", "curve.png", "examples.png", "report.html"]
+    )
+
+
+def test_where_no_attack_succeeds_there_is_no_mean(defended, tmp_path):
+    never = attacked(np.where(CLEAN == LABELS, np.inf, 0).astype(np.float32))
+    report.write(RECIPE, defended, {"l2": never}, {"margin": certified()}, tmp_path)
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    text = (tmp_path / "report.json").read_text()
+    [found] = json.loads(text, parse_constant=refuse)["attacks"]
+    assert (found["success_rate"], found["mean_norm"], found["median_norm"]) == (0, None, None)
+    assert set(found["robust_acc"].values()) == {4 / 5}
+
+
+def test_the_table_and_the_paths_are_shown(defended, tmp_path, capsys):
+    outcomes = {"l2": attacked()}, {"margin": certified(2 * NORM.clip(0, 9))}
+    report.show(report.write(RECIPE, defended, *outcomes, tmp_path), tmp_path)
+    printed = capsys.readouterr()
+    for words in ("by <hand>: 1-NN on pixels, 6 rows; clean accuracy 0.8000 of 5", "0.750", "1.167"):
+        assert words in printed.out
+    assert str(tmp_path / "report.html") in printed.out
+    assert "3 certified radii exceed an attack" in printed.err
