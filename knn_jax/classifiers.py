@@ -120,7 +120,7 @@ def knn(
             bad = np.flatnonzero(~jnp.isfinite(bank).all(1))
             if bad.size:
                 raise ValueError(f"{name}: the features of bank row {bad[0]} are NaN or infinite")
-    classes = int(labels.max()) + 1
+    classes = int(np.asarray(labels).max()) + 1
     return KNN(functions, banks, images, labels, k, classes)
 
 
@@ -132,7 +132,8 @@ def check_images(images: Any) -> Float[Array, "batch height width channel"]:
         raise ValueError(f"images are {images.dtype}: give float32 in [0, 1] (bytes: divide by 255)")
     images = jnp.asarray(images, jnp.float32)
     if not isinstance(images, Tracer) and images.size:
-        low, high = float(images.min()), float(images.max())
+        array = np.asarray(images)  # numpy's: in a caller's jit even constants would be traced
+        low, high = array.min(), array.max()
         if not (low >= 0 and high <= 1):  # also when they are NaN
             raise ValueError(f"images reach from {low:g} to {high:g}: they must be in [0, 1]")
     return images
@@ -149,12 +150,13 @@ def check_labels(labels: Any, count: int, classes: int | None = None) -> Int[Arr
     labels = jnp.asarray(labels, jnp.int32)
     if isinstance(labels, Tracer) or not count:
         return labels
-    low, high = int(labels.min()), int(labels.max())
+    array = np.asarray(labels)
+    low, high = array.min(), array.max()
     if low < 0 or (classes is not None and high >= classes):
         limit = "" if classes is None else f" of {classes} classes"
         raise ValueError(f"labels reach from {low} to {high}: out of range{limit}")
     if classes is None:
-        missing = np.setdiff1d(np.arange(high + 1), labels)
+        missing = np.setdiff1d(np.arange(high + 1), array)
         if missing.size:
             raise ValueError(f"no row of class {missing[0]} in the bank: every class needs one")
     return labels
@@ -162,7 +164,7 @@ def check_labels(labels: Any, count: int, classes: int | None = None) -> Int[Arr
 
 def _banks(functions, images, track):
     if isinstance(images, Tracer):
-        return neighbors.in_tiles(_features, BATCH)(functions, images)
+        return neighbors.in_tiles(lambda x: _features(functions, x), BATCH)(images)
     batches = range(0, len(images), BATCH)
     parts = [_features(functions, images[i : i + BATCH]) for i in track(batches)]
     return tuple(jnp.concatenate(bank) for bank in zip(*parts, strict=True))
@@ -203,6 +205,8 @@ def _rivals(model, x, y, count):
     query, bank = model.features[0](x), model.banks[0]
     near = neighbors.search(query, bank, each, labels=model.labels, only=every)
     distance = jnp.where((every == y[:, None])[..., None], jnp.inf, near.distance)
-    order = jnp.argsort(distance.reshape(len(x), -1), 1)
-    order = order[:, jnp.arange(count) % order.shape[1]]
-    return model.images[jnp.take_along_axis(near.index.reshape(len(x), -1), order, 1)]
+    distance, index = (leaf.reshape(len(x), -1) for leaf in (distance, near.index))
+    there = jnp.isfinite(distance).sum(1, keepdims=True)  # with fewer than asked they are repeated
+    place = jnp.arange(count)[None] % there
+    index = jnp.take_along_axis(index, jnp.argsort(distance, 1), 1)
+    return model.images[jnp.take_along_axis(index, place, 1)]

@@ -63,6 +63,8 @@ def search(
         shape = (0, k) if squeeze else (0, groups, k)
         return Neighbors(jnp.zeros(shape, bank.dtype), jnp.zeros(shape, jnp.int32))
 
+    # Under shard_map the groups must vary as the queries do: the scan's carry is made from them.
+    member = member + 0 * lax.stop_gradient(query[:, :1]).astype(jnp.int32)
     mean = lax.stop_gradient(bank).mean(0, keepdims=True)
     row_tile = min(bank.shape[0], ROW_TILE)
     gathered = groups * (k + _spare(k)) * bank.shape[1]
@@ -72,7 +74,9 @@ def search(
     def one_tile(query, member):
         select = functools.partial(_select, k=k, belongs=belongs, row_tile=row_tile)
         index = select(*lax.stop_gradient((query, bank, mean)), labels, member)
-        distance = jnp.sqrt(_squared(query, bank, index))
+        squared = _squared(query, bank, index)
+        apart = (squared > 0) & (index >= 0)  # elsewhere the root's gradient would be NaN, not zero
+        distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
         return Neighbors(jnp.where(index < 0, jnp.inf, distance), index)
 
     near = in_tiles(one_tile, tile)(query, member)

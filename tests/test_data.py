@@ -68,7 +68,11 @@ def pairs(*splits):
 
 
 def equal(a, b):
-    return all(np.array_equal(x, y) for s, t in zip(a[:3], b[:3], strict=True) for x, y in zip(s, t))
+    return all(
+        np.array_equal(x, y)
+        for s, t in zip(a[:3], b[:3], strict=True)
+        for x, y in zip(s, t, strict=True)
+    )
 
 
 def numbered(count, kind, *, channel):
@@ -163,7 +167,7 @@ def fit(**changes):
 def test_unfit_npz_is_one_line_that_says_why(tmp_path, arrays, words):
     file = tmp_path / "set.npz"
     np.savez(file, **arrays)
-    with pytest.raises(ValueError, match="set.npz") as error:
+    with pytest.raises(ValueError, match=r"set\.npz") as error:
         data.load(config.Data(name=str(file)))
     assert "\n" not in str(error.value)
     for word in words:
@@ -215,7 +219,7 @@ def test_an_unknown_set_is_answered_with_the_nearest(offline, tmp_path, name, ne
 
 def test_an_unprepared_set_is_one_sentence_at_once(offline, tmp_path):
     start = time.perf_counter()
-    with pytest.raises(ValueError, match="fashion_mnist.* not prepared") as error:
+    with pytest.raises(ValueError, match=r"fashion_mnist.* not prepared") as error:
         data.load(config.Data(name="fashion_mnist", data_dir=str(tmp_path)))
     assert time.perf_counter() - start < 5
     assert f"tfds build fashion_mnist --data_dir={tmp_path}" in str(error.value)

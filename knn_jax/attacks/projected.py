@@ -57,7 +57,7 @@ def pgd(
         jnp.float32(eps),
         jnp.float32(size),
         jnp.float32(temperature),
-        None if loss is None else Partial(loss),
+        loss if loss is None or isinstance(loss, Partial) else Partial(loss),
         norm=norm,
         steps=steps,
         restarts=restarts,
@@ -106,5 +106,5 @@ def _pgd(key, model, x, y, eps, size, temperature, loss, *, norm, steps, restart
 
     tile = outcome.batch_size(model, x, count)
     image = in_tiles(batch, tile)(jnp.arange(len(x)), x, y)
-    periods = -(-steps // refresh)
-    return outcome.judge(model, x, y, image, norm, steps * restarts, (2 * periods + 1) * restarts)
+    searches = -(-steps // refresh) * restarts * (1 if loss is not None else 2)
+    return outcome.judge(model, x, y, image, norm, steps * restarts, searches + 1)
