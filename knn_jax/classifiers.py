@@ -28,13 +28,13 @@ class KNN:
     """k nearest neighbours on one or several taps. Make it with `knn`.
 
     A pytree: its arrays travel through `jit` as arguments. Any other classifier with these methods
-    can be attacked in its place.
+    can be attacked in its place. The fields have no array types, for JAX also puts placeholders there.
     """
 
-    features: tuple[Partial, ...]
-    banks: tuple[Float[Array, "row _"], ...]
-    images: Float[Array, "row height width channel"]
-    labels: Int[Array, " row"]
+    features: tuple[Any, ...]  # images -> (batch, dim), for each tap
+    banks: tuple[Any, ...]  # (row, dim) for each tap
+    images: Any  # (row, height, width, channel)
+    labels: Any  # (row,)
     k: int = dataclasses.field(metadata={"static": True})
     classes: int = dataclasses.field(metadata={"static": True})
 

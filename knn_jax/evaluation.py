@@ -46,7 +46,10 @@ def network(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, A
 
 def check(recipe: Config, dataset: data.Dataset) -> None:
     """Raises ValueError, before any long work, for a recipe that the set or the net cannot serve."""
+    training.check(recipe.optim)
     net = nets.build(recipe.net, dataset.classes)
+    if recipe.net.weights:
+        nets.load_weights(recipe.net.weights, net)
     shape = (1, *dataset.train.images.shape[1:])
     variables = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
     if not recipe.classifier.layers:
@@ -56,7 +59,13 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     rows = min(rows, len(dataset.train.labels))
     if not 1 <= recipe.classifier.k <= rows:
         raise ValueError(f"k={recipe.classifier.k} neighbours asked of a bank of {rows} rows")
-    classifiers.check_labels(dataset.train.labels[:rows], rows)
+    missing = np.setdiff1d(np.arange(dataset.classes), dataset.train.labels[:rows])
+    if missing.size:
+        raise ValueError(
+            f"no row of class {missing[0]} in a bank of {rows} rows: every class needs one"
+        )
+    if len(recipe.classifier.layers) > 1 and not recipe.attack.norms:
+        raise ValueError("attack.norms is empty and certificates cover one of classifier.layers only")
     for field, value in (
         ("attack.steps", recipe.attack.steps),
         ("attack.starts", recipe.attack.starts),

@@ -56,7 +56,7 @@ def summary(
     recipe: Config, defended: Defended, attacked: dict[str, Outcome], certified: dict[str, Outcome]
 ) -> dict[str, Any]:
     """What report.json holds. Accuracies are over all n examples, a misclassified one never robust;
-    norms and success rates are over those classified correctly without an attack."""
+    norms, radii and success rates are over those classified correctly without an attack."""
     model, labels = defended.model, defended.dataset.test.labels
     outcomes = [*attacked.values(), *certified.values()]
     clean = max((o.arrays["clean"] for o in outcomes), key=len)
@@ -120,8 +120,8 @@ def _certificate(recipe: Config, name: str, outcome: Outcome, labels: np.ndarray
         "name": name,
         "norm": "l2",
         "n": n,
-        "mean_radius": float(np.where(right, radius, 0.0).mean()),
-        "mean_radius_correct": float(radius[right].mean()) if right.any() else None,
+        "mean_radius": float(radius[right].mean()) if right.any() else None,
+        "mean_radius_all": float(np.where(right, radius, 0.0).mean()),
         "certified_acc": {str(r): float(np.mean(right & (radius >= r))) for r in recipe.attack.radii},
         "seconds": round(outcome.seconds, 3),
         "compile_seconds": round(outcome.compile_seconds, 3),

@@ -30,11 +30,7 @@ def train(defense: Defense, dataset: data.Dataset, knobs: config.Optim, folder: 
 
     Raises ValueError for knobs out of range and for a checkpoint that is damaged or not this net's.
     """
-    if not (knobs.peak_lr > 0 and knobs.batch_size > 0 and knobs.epochs >= 0):
-        raise ValueError(
-            f"optim.peak_lr={knobs.peak_lr}, batch_size={knobs.batch_size}, epochs={knobs.epochs}: "
-            "the first two must be above 0, epochs not below"
-        )
+    check(knobs)
     rows = len(dataset.train.labels)
     per_epoch = -(-rows // knobs.batch_size)
     drops = {epoch * per_epoch: 0.1 for epoch in knobs.drops}
@@ -84,6 +80,15 @@ def train(defense: Defense, dataset: data.Dataset, knobs: config.Optim, folder: 
                     checkpoints.close()
                     raise SystemExit(143)
         return state.variables
+
+
+def check(knobs: config.Optim) -> None:
+    """Raises ValueError for knobs out of range."""
+    if not (knobs.peak_lr > 0 and knobs.batch_size > 0 and knobs.epochs >= 0):
+        raise ValueError(
+            f"optim.peak_lr={knobs.peak_lr}, batch_size={knobs.batch_size}, epochs={knobs.epochs}: "
+            "the first two must be above 0, epochs not below"
+        )
 
 
 def _step(defense: Defense, optimiser: optax.GradientTransformation):

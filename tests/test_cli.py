@@ -1,8 +1,10 @@
 """The command line: recipes, knobs, help, and errors in one line."""
 
+import contextlib
 import dataclasses
+import io
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -102,14 +104,11 @@ def test_an_impossible_value_is_answered_with_what_is_possible(capsys, arguments
 @pytest.fixture(scope="module")
 def explained():
     """The help of a recipe's knobs, boxes and line breaks taken out."""
-    done = subprocess.run(
-        [sys.executable, "attack.py", "configs/digits.py", "--help"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0
-    return re.sub(r"[\s│╭╮╰╯─]+", " ", done.stdout)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as left:
+        parse(DIGITS, "--help")
+    assert left.value.code == 0
+    return re.sub(r"[\s│╭╮╰╯─]+", " ", printed.getvalue())
 
 
 @pytest.mark.parametrize("knob", KNOBS)
@@ -176,12 +175,12 @@ def test_an_error_of_ours_is_not_hidden(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["train", "attack", "certify"])
-def test_the_scripts_refuse_in_one_line(tmp_path, name):
-    workdir = tmp_path / "run"
-    command = [sys.executable, f"{name}.py", "configs/digits.py", "--workdir", str(workdir)]
-    done = subprocess.run(
-        [*command, "--classifier.k", "100000"], capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 2
-    assert done.stderr == "error: k=100000 neighbours asked of a bank of 1293 rows\n"
+def test_the_scripts_refuse_in_one_line(tmp_path, monkeypatch, capsys, name):
+    workdir, script = tmp_path / "run", str(ROOT / f"{name}.py")
+    arguments = [script, DIGITS, "--workdir", str(workdir), "--classifier.k", "100000"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(script, run_name="__main__")
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "error: k=100000 neighbours asked of a bank of 1293 rows\n"
     assert not workdir.exists()

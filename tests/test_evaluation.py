@@ -330,25 +330,24 @@ def test_a_partial_chunk_is_completed_to_what_a_full_one_is(tmp_path, defended, 
     equal(grown, attack(tmp_path / "at once", defended, images=8))
 
 
-@pytest.mark.parametrize("change", [{"steps": 5}, {"starts": 3}, {"seed": 1}])
-def test_another_question_computes_anew(tmp_path, defended, asked, change):
-    attack(tmp_path, defended)
-    asked.clear()
-    attack(tmp_path, defended, **change)
-    assert asked == [0, 4, 8]
+def test_another_question_computes_anew(tmp_path, defended, asked):
+    for change in ({}, {"steps": 5}, {"starts": 3}, {"seed": 1}):
+        asked.clear()
+        attack(tmp_path, defended, **change)
+        assert asked == [0, 4, 8], change
     asked.clear()
     attack(tmp_path, defended)  # what was found before is not lost
     assert asked == []
 
 
-@pytest.mark.parametrize("change", [{"k": 3}, {"bank_rows": 150}])
-def test_another_classifier_computes_anew(tmp_path, defended, asked, change):
+def test_another_classifier_computes_anew(tmp_path, defended, asked):
     attack(tmp_path, defended)
-    other = altered(PIXELS, classifier=change)
-    other = evaluation.defend(other, defended.dataset, tmp_path)
-    asked.clear()
-    attack(tmp_path, other)
-    assert asked == [0, 4, 8]
+    for change in ({"k": 3}, {"bank_rows": 150}):
+        recipe = altered(PIXELS, classifier=change)
+        other = evaluation.defend(recipe, defended.dataset, tmp_path)
+        asked.clear()
+        attack(tmp_path, other)
+        assert asked == [0, 4, 8], change
 
 
 def test_without_run_only_what_is_complete_is_read(tmp_path, defended, asked):
@@ -369,7 +368,7 @@ def test_without_run_only_what_is_complete_is_read(tmp_path, defended, asked):
 BAD = [
     ({"classifier": {"k": 201}}, r"k=201 neighbours asked of a bank of 200 rows"),
     ({"classifier": {"k": 0}}, r"k=0 "),
-    ({"classifier": {"layers": ("relu4",)}}, r"no layer 'relu4'.*relu1, relu2, relu3, fc"),
+    ({"classifier": {"layers": ("relu4",)}}, r"no layer 'relu4'.*(?=.*relu1)(?=.*relu2)(?=.*fc)"),
     ({"classifier": {"layers": ()}}, r"classifier\.layers"),
     ({"classifier": {"bank_rows": 2, "k": 1}}, r"no row of class"),
     ({"attack": {"images": 361}}, r"attack\.images=361: .* 360 images"),

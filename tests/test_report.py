@@ -76,8 +76,8 @@ def test_a_certificate(defended):
     summary = report.summary(RECIPE, defended, {}, {"margin": certified(radius)})
     [found] = summary["certificates"]
     assert found["certified_acc"] == {"0.5": 3 / 5, "0.75": 2 / 5, "1.0": 2 / 5, "5.0": 0}
-    assert found["mean_radius"] == pytest.approx((0.5 + 1.5 + 3 + 0 + 0.25) / 5)
-    assert found["mean_radius_correct"] == pytest.approx((0.5 + 1.5 + 3 + 0.25) / 4)
+    assert found["mean_radius"] == pytest.approx((0.5 + 1.5 + 3 + 0.25) / 4)
+    assert found["mean_radius_all"] == pytest.approx((0.5 + 1.5 + 3 + 0 + 0.25) / 5)
     assert found["seconds"] == 0.25
     assert (summary["n"], summary["clean_acc"]) == (5, 4 / 5)
 

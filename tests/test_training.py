@@ -50,7 +50,7 @@ def noisy():
 
 
 def convolutional():
-    return basic(nets.trunk.Trunk(((4, 3, 2, 1), (8, 3, 1, 0)), 10))
+    return basic(nets.trunk.Trunk(((4, 3, 2, 1),), 10))
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def _voronoi(model, x, y, lipschitz, *, own, other):
         bisector = jnp.where(present, bisector, jnp.where(jnp.isfinite(dw), -jnp.inf, jnp.inf))
         against = top_k(bisector, least_own)[0][..., -1]  # what each w must cross
         radius = -top_k(-against, least_other)[0][..., -1]
-        slack = 2 * near.relative
+        slack = near.relative
         last = dw[:, -1, 0] * (1 - slack) - dz[:, 0, least_own - 1] * (1 + slack)
         beyond = last / 2 - 4 * near.absolute  # what any w left out must cross, at least
         beyond = jnp.where(other == bank.shape[0], jnp.inf, beyond)

@@ -29,7 +29,7 @@ def _margin(model, x, y, lipschitz):
 
     def batch(x, y):
         near = sides(model, model.features[0](x), y, own, other)
-        slack = 2 * near.relative
+        slack = near.relative  # half of it for each root, here and at the perturbed image
         nearer = near.other.distance[:, -1] * (1 - slack) - near.own.distance[:, -1] * (1 + slack)
         return jnp.maximum(nearer / 2 - 4 * near.absolute, 0.0) / lipschitz
 
