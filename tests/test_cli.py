@@ -123,7 +123,7 @@ def test_help_explains_each_knob(explained, knob):
 
 
 def test_help_says_what_the_recipe_is(explained):
-    assert "Attacks and certifies" in explained
+    assert "What it does." in explained
     assert "scikit-learn's 1,797 digits" in explained
 
 

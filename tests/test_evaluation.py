@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from knn_jax import attacks, certificates, config, data, evaluation, jobs, training
 from knn_jax.attacks import Found
@@ -33,10 +34,21 @@ PIXELS = config.Config(
 
 
 @pytest.fixture(autouse=True, scope="module")
-def promotion():
-    """optax.adam mixes types inside, which the tests' strict promotion forbids."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+def settings(tmp_path_factory):
+    """Programs compiled once are kept; and optax.adam mixes types, which the tests forbid elsewhere."""
+    kept = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in kept}
+    for values in (kept, before):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is kept:
+            with jax.numpy_dtype_promotion("standard"):
+                yield
 
 
 def altered(recipe, **sections):
