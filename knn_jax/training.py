@@ -101,7 +101,7 @@ def _step(defense: Defense, optimiser: optax.GradientTransformation):
 
         def total(variables):
             loss = defense.loss(variables, key, x, labels[chosen])
-            return jnp.sum(loss * mask) / jnp.sum(mask)
+            return jnp.sum(jnp.where(mask, loss, 0.0)) / jnp.sum(mask, dtype=loss.dtype)
 
         loss, gradient = jax.value_and_grad(total)(state.variables)
         updates, carried = optimiser.update(gradient, state.optimiser, state.variables)
@@ -126,7 +126,9 @@ class Checkpoints:
     def __init__(self, folder: Path):
         self.folder = folder.resolve() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
-        self.manager = ocp.CheckpointManager(self.folder, options=options)
+        self.manager = ocp.CheckpointManager(
+            self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
 
     def __enter__(self):
         return self
@@ -150,16 +152,26 @@ class Checkpoints:
         if step is None:
             return None
         try:
-            found = self.manager.restore(step, args=ocp.args.StandardRestore(like._asdict()))
-            shapes = [jax.tree.map(lambda a: (a.shape, a.dtype), s) for s in (found, like._asdict())]
-            if shapes[0] != shapes[1]:
+            # Asked first: orbax that fails half-way leaves readers behind which complain later.
+            if _shapes(self.manager.item_metadata(step)) != _shapes(like._asdict()):
                 raise ValueError("other shapes")
+            found = self.manager.restore(step, args=ocp.args.StandardRestore(like._asdict()))
         except Exception as error:  # orbax, tensorstore and json each raise their own
             raise ValueError(
                 f"checkpoint {self.folder / str(step)} is damaged or of another network: remove it or "
                 "use another --workdir"
             ) from error
         return State(**found)
+
+
+def _shapes(tree: Any) -> dict[tuple[str, ...], tuple]:
+    """Shape and type of each leaf by its path, whatever the containers are."""
+
+    def name(key):
+        return str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {tuple(map(name, path)): (tuple(a.shape), np.dtype(a.dtype)) for path, a in leaves}
 
 
 class _Stop:
