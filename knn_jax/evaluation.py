@@ -33,6 +33,10 @@ class Outcome(NamedTuple):
     seconds: float
     compile_seconds: float
 
+    def correct(self, labels: np.ndarray) -> np.ndarray:
+        """Which images are classified correctly without an attack."""
+        return self.arrays["clean"] == labels[: len(self.arrays["clean"])]
+
 
 def network(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, Any]:
     """The recipe's net and its variables: given weights, trained before, or trained now."""

@@ -31,14 +31,12 @@ def curve(report, attacked, certified, labels) -> bytes:
     )
     for norm, axis in zip(norms, axes[0], strict=True):
         if norm in attacked:
-            arrays = attacked[norm].arrays
-            right = arrays["clean"] == labels[: len(arrays["norm"])]
-            lengths = np.where(right, arrays["norm"], 0.0)
+            outcome = attacked[norm]
+            lengths = np.where(outcome.correct(labels), outcome.arrays["norm"], 0.0)
             _steps(axis, lengths, "after minimum_norm", "C3")
         if norm == "l2":
             for color, (name, outcome) in zip(("C0", "C2"), certified.items(), strict=False):
-                right = outcome.arrays["clean"] == labels[: len(outcome.arrays["radius"])]
-                radius = np.where(right, outcome.arrays["radius"], 0.0)
+                radius = np.where(outcome.correct(labels), outcome.arrays["radius"], 0.0)
                 _steps(axis, radius, f"certified: {name}", color)
         axis.set(xlabel=f"{norm} norm of the perturbation", ylabel="accuracy", ylim=(0, 1.02))
         axis.set_xlim(left=0)
@@ -59,7 +57,7 @@ def _steps(axis, lengths, label, color) -> None:
 def examples(defended: Defended, outcome: Outcome) -> bytes:
     """Clean, adversarial and perturbation, and the neighbours that left and came."""
     arrays, test, model = outcome.arrays, defended.dataset.test, defended.model
-    correct = arrays["clean"] == test.labels[: len(arrays["clean"])]
+    correct = outcome.correct(test.labels)
     shown = np.flatnonzero(correct & arrays["success"] & (arrays["norm"] > 0))[:SHOWN]
     titles = ["clean", "adversarial", "perturbation"]
     titles += [f"{which} neighbour {i}" for which in ("lost", "new") for i in (1, 2, 3)]

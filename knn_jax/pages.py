@@ -14,8 +14,10 @@ COLUMNS = ("", "norm", "n", "success", "mean", "median", "accuracy within radius
 
 def headline(report: dict[str, Any]) -> str:
     """What was evaluated, in one line."""
+    given = Path(report["config"]["net"]["weights"]).name
     return (
-        f"{report['name']}: {report['k']}-NN on {report['layer']}, {report['bank_rows']} rows; "
+        f"{report['name']}{given and f' with {given}'}: {report['k']}-NN on {report['layer']}, "
+        f"{report['bank_rows']} rows; "
         f"clean accuracy {report['clean_acc']:.4f} of {report['n']}"
     )
 

@@ -59,7 +59,8 @@ def summary(
     norms, radii and success rates are over those classified correctly without an attack."""
     model, labels = defended.model, defended.dataset.test.labels
     outcomes = [*attacked.values(), *certified.values()]
-    clean = max((o.arrays["clean"] for o in outcomes), key=len)
+    widest = max(outcomes, key=lambda outcome: len(outcome.arrays["clean"]))
+    correct = widest.correct(labels)
     config = recipe.asdict()
     return {
         "name": recipe.name,
@@ -70,8 +71,8 @@ def summary(
         "k": model.k,
         "bank_rows": len(model.labels),
         "fingerprint": defended.fingerprint,
-        "n": len(clean),
-        "clean_acc": float(np.mean(clean == labels[: len(clean)])),
+        "n": len(correct),
+        "clean_acc": float(np.mean(correct)),
         "lipschitz": defended.lipschitz,
         "attacks": [_attack(recipe, norm, o, labels) for norm, o in attacked.items()],
         "certificates": [_certificate(recipe, name, o, labels) for name, o in certified.items()],
@@ -96,7 +97,7 @@ def violations(attacked: dict[str, Outcome], certified: dict[str, Outcome]) -> i
 def _attack(recipe: Config, norm: str, outcome: Outcome, labels: np.ndarray) -> dict[str, Any]:
     arrays = outcome.arrays
     lengths, n = arrays["norm"], len(arrays["norm"])
-    right = (arrays["clean"] == labels[:n]) & (lengths > 0)
+    right = outcome.correct(labels) & (lengths > 0)
     found = lengths[right & arrays["success"]]
     radii = recipe.attack.radii if norm == "l2" else recipe.attack.radii_linf
     return {
@@ -115,7 +116,7 @@ def _attack(recipe: Config, norm: str, outcome: Outcome, labels: np.ndarray) -> 
 
 def _certificate(recipe: Config, name: str, outcome: Outcome, labels: np.ndarray) -> dict[str, Any]:
     radius, n = outcome.arrays["radius"], len(outcome.arrays["radius"])
-    right = outcome.arrays["clean"] == labels[:n]
+    right = outcome.correct(labels)
     return {
         "name": name,
         "norm": "l2",

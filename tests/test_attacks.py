@@ -16,6 +16,7 @@ from knn_jax.attacks import minimal, outcome, projected
 
 SHAPE = (2, 2, 1)
 KEY = jax.random.key(0)
+pytestmark = pytest.mark.usefixtures("quick")
 norms = pytest.mark.parametrize("norm", ["l2", "linf"])
 
 
@@ -55,14 +56,6 @@ class Linear:
 
 def ascend(w, x, y):
     return flat(x) @ w
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Programs run for milliseconds here and compile for seconds: XLA optimises them little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

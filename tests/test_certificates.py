@@ -12,15 +12,8 @@ from sklearn.datasets import load_digits
 
 from knn_jax import attacks, certificates, classifiers
 
+pytestmark = pytest.mark.usefixtures("quick")
 both = pytest.mark.parametrize("certify", [certificates.margin, certificates.voronoi])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Programs run for milliseconds here and compile for seconds: XLA optimises them little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def scaled(scale, x):

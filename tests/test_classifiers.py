@@ -12,6 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from knn_jax import classifiers
 
+pytestmark = pytest.mark.usefixtures("quick")
 ROWS, QUERIES = 300, 60
 WEIGHTS = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 12)), jnp.float32)
 
@@ -22,14 +23,6 @@ def flat(x):
 
 def project(weights, x):
     return flat(x) @ weights
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Programs run for milliseconds here and compile for seconds: XLA optimises them little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

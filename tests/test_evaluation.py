@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from knn_jax import attacks, certificates, config, data, evaluation, jobs, training
 from knn_jax.attacks import Found
 
+pytestmark = pytest.mark.usefixtures("trains")
 KEYS = {
     *("name", "dataset", "architecture", "layer", "metric", "k", "bank_rows", "n", "clean_acc"),
     *("config", "hardware", "versions", "reported", "attacks", "certificates"),
@@ -31,24 +31,6 @@ PIXELS = config.Config(
     attack=config.Attack(images=6, steps=4, starts=2, chunk=4),
     certify=config.Certify(other=64, chunk=8),
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def settings(tmp_path_factory):
-    """Programs compiled once are kept; and optax.adam mixes types, which the tests forbid elsewhere."""
-    kept = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in kept}
-    for values in (kept, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is kept:
-            with jax.numpy_dtype_promotion("standard"):
-                yield
 
 
 def altered(recipe, **sections):

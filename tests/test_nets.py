@@ -12,15 +12,8 @@ from jax import lax
 from knn_jax import config, nets
 from knn_jax.nets import convolution, trunk
 
+pytestmark = pytest.mark.usefixtures("quick")
 DIGITS = (1, 8, 8, 1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Programs run for milliseconds here and compile for seconds: XLA optimises them little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

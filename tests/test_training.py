@@ -9,30 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from knn_jax import config, data, losses, nets, training
 from knn_jax.defenses import Defense, basic
 
-
-@pytest.fixture(autouse=True, scope="module")
-def settings(tmp_path_factory):
-    """Programs compiled once are kept; and optax.adam mixes types, which the tests forbid elsewhere."""
-    kept = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in kept}
-    for values in (kept, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is kept:
-            with jax.numpy_dtype_promotion("standard"):
-                yield
-
-
+pytestmark = pytest.mark.usefixtures("trains")
 PER_EPOCH = 2  # 200 images in batches of 128: the second has 72
 
 

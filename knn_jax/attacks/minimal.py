@@ -134,7 +134,7 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
             best, _ = descend(best, (best[0], jnp.minimum(best[1], near)))
         return halve(best[0])
 
-    tile = outcome.batch_size(model, x, outcome.references(model))
+    tile = outcome.batch_size(model, x, count)
     image = in_tiles(batch, tile)(jnp.arange(len(x)), x, y)
     halved = max(1, _shares(starts)[1]) + 1
     forwards = starts * (steps + 1 + -(-steps // refresh)) + halved * HALVINGS + 1
