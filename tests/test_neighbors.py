@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestNeighbors
 
 from knn_jax import neighbors
+from knn_jax.neighbors import tiles
 
 KINDS = ["gaussian", "clustered", "offset", "duplicated", "grid", "needle"]
 search = jax.jit(neighbors.search, static_argnames="k")  # compiled once for many data
@@ -49,9 +50,9 @@ def sample(kind, rows=300, queries=9, dim=12):
 
 
 def small_tiles(monkeypatch, row_tile=64, scores=200, gathered=1000):
-    monkeypatch.setattr(neighbors, "ROW_TILE", row_tile)
-    monkeypatch.setattr(neighbors, "SCORES", scores)
-    monkeypatch.setattr(neighbors, "GATHERED", gathered)
+    monkeypatch.setattr(tiles, "row_tile", lambda rows, dim, whole: min(rows, row_tile))
+    monkeypatch.setattr(tiles, "SCORES", scores)
+    monkeypatch.setattr(tiles, "GATHERED", gathered)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -261,7 +262,7 @@ def arrays(jaxpr):
 
 @pytest.mark.parametrize("groups", [1, 4])
 def test_scores_of_all_queries_and_rows_are_never_held_at_once(groups):
-    queries, rows = 2048, 8192
+    queries, rows = 4096, 16384
     query, bank = jnp.zeros((queries, 2)), jnp.zeros((rows, 2))
     labels, only = jnp.zeros(rows, jnp.int32), jnp.zeros((queries, groups), jnp.int32)
 
@@ -269,13 +270,13 @@ def test_scores_of_all_queries_and_rows_are_never_held_at_once(groups):
         return neighbors.search(query, bank, 3, labels=labels, only=only)
 
     largest = max(math.prod(shape) for shape in arrays(jax.make_jaxpr(nearest)(query, bank).jaxpr))
-    assert neighbors.SCORES <= largest <= 2 * neighbors.SCORES + queries * 50 < queries * rows
+    assert tiles.SCORES / 2 <= largest <= 2 * tiles.SCORES + queries * 50 < queries * rows
 
 
 @pytest.mark.parametrize("gradient", [False, True], ids=["forward", "gradient"])
 def test_the_compiled_program_holds_one_tile(gradient):
     """Neither direct distances (a tile is 268 MB with the features) nor neighbours' rows pile up."""
-    queries, rows, dim, k = 4096, 4096, 64, 32
+    queries, rows, dim, k = 16384, 4096, 64, 32
 
     def nearest(query, bank):
         return neighbors.search(query, bank, k).distance.sum()

@@ -41,7 +41,7 @@ def sides(model: Any, query: Float[Array, "batch dim"], y: Int[Array, " batch"],
     rival = neighbors.search(query, bank, min(other, rows), labels=model.labels, without=y)
     largest = jnp.sqrt(jnp.max(jnp.sum(jnp.square(bank), -1)))
     largest = jnp.maximum(largest, jnp.sqrt(jnp.sum(jnp.square(query), -1)))
-    return Sides(near, rival, (bank.shape[1] + 8) * neighbors.ULP, FEATURE_ERROR * largest)
+    return Sides(near, rival, (bank.shape[1] + 8) * 2.0**-24, FEATURE_ERROR * largest)
 
 
 def check(model: Any, x: Any, y: Any, lipschitz: float):

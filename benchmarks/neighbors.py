@@ -1,0 +1,493 @@
+"""Exact search timed beside its rivals, each checked first: python benchmarks/neighbors.py
+
+On a CPU the rivals are Faiss (its BLAS path and its direct one), scikit-learn, torch, plain JAX and, as
+the floor, the bare matmul. On a GPU they are Faiss GPU, torch on CUDA, plain JAX and the bare matmul,
+and the shares of the FP32 rate and of the memory bandwidth, measured in the same run, are told too.
+
+    pip install -e . && pip install faiss-cpu torch  # a missing package is skipped
+    python benchmarks/neighbors.py  # about a quarter of an hour on 2 cores
+    python benchmarks/neighbors.py --only 784 --rivals ours,faiss_blas,faiss_direct --seconds 3
+    python benchmarks/neighbors.py --quick  # ten times smaller: only to see that all works
+
+The figures aimed at are for 2 cores of an AMD EPYC with 23 GB of memory, every rival with its default
+threads; the GPU shapes want one of 80 GB and were made for an H200. Compile time stands apart, copies
+to the device are not timed, and what each rival works out about the bank in a call is. On the shape in
+subspaces ours sums the distances of the halves, and the rivals, which cannot, find plain L2.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import functools
+import json
+import os
+import platform
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax import lax
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from knn_jax import neighbors, progress
+from knn_jax.workdir import whole
+
+SCORES = 2**28  # floats: rivals that store their scores do so for this many at a time, 1 GB
+SLICE = 10**6  # rows of a bank too large for the host: made and checked so many at a time
+ROUNDS = 3
+LONG = 20.0  # seconds: a run over this is not repeated
+TOLERANCE = {"ours": 1e-5, "ours_bfloat16": 1e-5}  # of the distance
+OTHERS = 1e-4
+PACKAGES = ("knn_jax", "jax", "jaxlib", "numpy", "scikit-learn", "torch", "faiss-cpu", "faiss-gpu")
+HIGHEST = lax.Precision.HIGHEST
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """One line of the table, with the figures aimed at."""
+
+    rows: int
+    dim: int
+    queries: int
+    k: int
+    aim: float | None = None  # our time over that of the better Faiss path
+    memory_aim: float | None = None  # MB beyond the bank
+    subspaces: int = 1  # more: the sum of the distances in so many parts, which only ours can do
+    dtype: str = "float32"  # of the bank; in bfloat16 it is made on the device and only ours runs
+
+    @property
+    def name(self) -> str:
+        parts = f"_subspaces{self.subspaces}" if self.subspaces > 1 else ""
+        parts += f"_{self.dtype}" if self.dtype != "float32" else ""
+        return f"{self.rows}x{self.dim}{parts}_q{self.queries}_k{self.k}"
+
+
+CPU = (
+    Shape(60_000, 784, 1000, 75, 1.0),
+    Shape(60_000, 128, 1000, 75, 1.0),
+    Shape(54_000, 2048, 100, 75, 1.0),
+    Shape(50_000, 30, 1000, 800, 1.5, subspaces=2),
+    Shape(1_000_000, 128, 1000, 100, 1.0, memory_aim=1000.0),
+    Shape(60_000, 128, 1, 75, 1.5),
+    Shape(60_000, 128, 8, 75, 1.5),
+)
+GPU = (
+    *(Shape(1_000_000, dim, 10_000, k) for dim in (128, 768) for k in (10, 100, 800)),
+    Shape(100_000_000, 64, 1000, 100, dtype="bfloat16"),
+)
+
+
+class Compiled:
+    """A function compiled for its arguments; a call runs it."""
+
+    def __init__(self, function, *args):
+        start = time.perf_counter()
+        self.program = jax.jit(function).lower(*args).compile()
+        self.seconds = time.perf_counter() - start
+        self.args = args
+        memory = self.program.memory_analysis()
+        self.bytes = memory and memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+    def __call__(self):
+        return self.program(*self.args)
+
+
+# A rival is given query and bank as JAX arrays, and returns what runs once: () -> (distance, index).
+
+
+def ours(query, bank, k, subspaces=1, **options):
+    if subspaces > 1:
+        options["metric"] = neighbors.Subspaces(subspaces)
+    return Compiled(functools.partial(neighbors.search, k=k, **options), query, bank)
+
+
+def faiss_cpu(query, bank, k, threshold):
+    import faiss
+
+    query, bank = np.asarray(query), np.asarray(bank)
+
+    def run():
+        faiss.cvar.distance_compute_blas_threshold = threshold  # the two paths take turns
+        squared, index = faiss.knn(query, bank, k)
+        return np.sqrt(squared), index
+
+    return run
+
+
+def faiss_gpu(query, bank, k):
+    import faiss
+
+    if not hasattr(faiss, "StandardGpuResources"):
+        raise ImportError("this faiss has no GPU part")
+    import faiss.contrib.torch_utils  # lets it take and return tensors on the GPU
+    import torch
+
+    query = torch.from_dlpack(query)
+    index = faiss.GpuIndexFlatL2(faiss.StandardGpuResources(), bank.shape[1])
+    index.add(torch.from_dlpack(bank))
+
+    def run():
+        squared, found = index.search(query, k)
+        squared.sqrt_()
+        torch.cuda.synchronize()
+        return squared, found
+
+    return run
+
+
+def sklearn(query, bank, k):
+    from sklearn.neighbors import NearestNeighbors
+
+    query = np.asarray(query)
+    fitted = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(np.asarray(bank))
+    return lambda: fitted.kneighbors(query)
+
+
+def torch_topk(query, bank, k):
+    import torch
+
+    query, bank = torch.from_dlpack(query), torch.from_dlpack(bank)
+
+    def run():
+        norm = torch.linalg.vector_norm(bank, dim=1).square()
+        found = []
+        for part in query.split(max(1, SCORES // len(bank))):
+            score, index = torch.addmm(norm, part, bank.T, alpha=-2).topk(k, largest=False)
+            squared = score + part.square().sum(1, keepdim=True)
+            found.append((squared.clamp(min=0).sqrt(), index))
+        distance, index = (torch.cat(leaves) for leaves in zip(*found, strict=True))
+        if distance.is_cuda:
+            torch.cuda.synchronize()
+        return distance, index
+
+    return run
+
+
+def jax_topk(query, bank, k):
+    def search(query, bank):
+        norm = jnp.square(bank).sum(1)
+
+        def one(query):  # batched by lax.map
+            score, index = lax.top_k(2 * jnp.matmul(query, bank.T, precision=HIGHEST) - norm, k)
+            return jnp.sqrt(jnp.maximum(jnp.square(query).sum() - score, 0)), index
+
+        return lax.map(one, query, batch_size=max(1, min(len(query), SCORES // len(bank))))
+
+    return Compiled(search, query, bank)
+
+
+def matmul(query, bank, k):
+    """No search: the best score of each query, so that the scores need not be stored."""
+    widest = 100 if jax.default_backend() == "cpu" else SCORES // len(bank)
+    tile = max(1, min(len(query), widest))
+
+    def best(query, bank):
+        return lax.map(
+            lambda query: jnp.matmul(query, bank.T, precision=HIGHEST).max(), query, batch_size=tile
+        )
+
+    return Compiled(best, query, bank)
+
+
+RIVALS = {
+    "ours": ours,
+    "ours_bfloat16": functools.partial(ours, coarse="bfloat16"),
+    "faiss_blas": functools.partial(faiss_cpu, threshold=1),
+    "faiss_direct": functools.partial(faiss_cpu, threshold=2**30),
+    "faiss_gpu": faiss_gpu,
+    "sklearn": sklearn,
+    "torch": torch_topk,
+    "jax": jax_topk,
+    "matmul": matmul,
+}
+ON_CPU = ("ours", "faiss_blas", "faiss_direct", "sklearn", "torch", "jax", "matmul")
+ON_GPU = ("ours", "ours_bfloat16", "faiss_gpu", "torch", "jax", "matmul")
+
+
+def main(only: str = "", rivals: str = "", seconds: float = 6.0, out: str = "", quick: bool = False):
+    """Times exact search beside its rivals; tables, ratios first, and a JSON file.
+
+    Args:
+        only: Part of the name of the shapes to run, or several with commas: 784 or q1_,q8_.
+        rivals: Names with commas instead of all that fit the platform.
+        seconds: For each rival and shape, about; at least 3 repeats, or 1 of over 20 s.
+        out: The JSON file; by default results/benchmarks/neighbors_PLATFORM.json.
+        quick: Shapes ten times smaller, to see that all works; the figures are not for these.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch and Faiss need room too
+    on = jax.default_backend()
+    names = tuple(rivals.split(",")) if rivals else ON_CPU if on == "cpu" else ON_GPU
+    if unknown := set(names) - set(RIVALS):
+        sys.exit(f"error: no rival {', '.join(sorted(unknown))}: there are {', '.join(RIVALS)}")
+    shapes = CPU if on == "cpu" else GPU
+    if quick:
+        few = {shape: max(min(shape.queries, 8), shape.queries // 10) for shape in shapes}
+        shapes = [dataclasses.replace(s, rows=s.rows // 10, queries=few[s]) for s in shapes]
+    chosen = [shape for shape in shapes if any(part in shape.name for part in only.split(","))]
+    if not chosen:
+        sys.exit(f"error: no shape's name has {only}: there are {', '.join(s.name for s in shapes)}")
+    default = Path(__file__).parents[1] / f"results/benchmarks/neighbors_{on}{'_quick' * quick}.json"
+    file = Path(out) if out else default
+
+    report = {
+        "name": "neighbors",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "arguments": sys.argv[1:],
+        "quick": quick,
+        "hardware": hardware(),
+        "versions": versions(),
+        "measured": measured(quick) if on != "cpu" else {},
+        "shapes": [],
+    }
+    for number, shape in enumerate(chosen, 1):
+        progress.say(f"{number}/{len(chosen)} {shape.name}")
+        own = [n for n in names if shape.dtype == "float32" or n == "ours"]
+        report["shapes"].append(line(shape, compare(shape, own, seconds), report["measured"]))
+        with whole(file) as scratch:  # after every shape: a run cut short keeps what it measured
+            scratch.write_text(json.dumps(report, indent=2) + "\n")
+    console = Console(width=None if Console().is_terminal else 120)
+    console.print(*tables(report, names))
+    console.print(f"{file}", soft_wrap=True, highlight=False)
+
+
+def compare(shape: Shape, names: list[str], seconds: float) -> dict[str, dict[str, Any]]:
+    """What was measured of each rival: its state (timed, wrong, failed or missing) and its times."""
+    query, bank = made(shape.rows, shape.dim, shape.queries, shape.dtype)
+    sample = np.linspace(0, shape.queries - 1, 16 if shape.dtype == "float32" else 4).astype(int)
+    sample = np.unique(sample)
+    nearest = functools.cache(functools.partial(reference, query[sample], bank, shape.k))
+    entries, runs = {}, {}
+    for name in names:
+        mine = {"subspaces": shape.subspaces} if name.startswith("ours") else {}
+        try:
+            run = RIVALS[name](query, bank, shape.k, **mine)
+            found = jax.block_until_ready(run())
+            entry = {"state": "timed"}
+            if name != "matmul":
+                parts = mine.get("subspaces", 1)
+                entry["error"] = error(found, sample, query, bank, nearest(parts), parts)
+                tolerance = TOLERANCE.get(name, OTHERS)
+                if not entry["error"] <= tolerance:
+                    entry["state"] = "wrong"
+                    progress.say(f"{name} is wrong by {entry['error']:.2g}, more than {tolerance}")
+        except Exception as problem:  # a rival that breaks must not end the others' run
+            entry = {"state": "missing" if isinstance(problem, ImportError) else "failed"}
+            what = (str(problem).splitlines() or [""])[0]
+            progress.say(f"{name} {entry['state']}: {type(problem).__name__}: {escape(what)}")
+        else:
+            if isinstance(run, Compiled):
+                entry["compile_seconds"] = round(run.seconds, 3)
+                entry["memory_mb"] = run.bytes and run.bytes / 1e6
+            if entry["state"] == "timed":
+                runs[name] = run
+        entries[name] = entry
+    for name, times in timed(runs, seconds).items():
+        ms = 1e3 * np.asarray(times)
+        spread = {"ms": np.median(ms), "ms_low": ms.min(), "ms_high": ms.max()}
+        entries[name] |= {key: round(float(value), 4) for key, value in spread.items()}
+        entries[name]["repeats"] = len(ms)
+    return entries
+
+
+def timed(runs: dict[str, Any], seconds: float) -> dict[str, list[float]]:
+    """The seconds of every repeat, in rounds, so that a slow spell of the machine is shared."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(ROUNDS):
+        for name, run in runs.items():
+            if times[name] and times[name][-1] > LONG:
+                continue
+            time.sleep(0.1)  # the threads of the one before spin for a while, on our cores
+            spent = 0.0
+            while spent == 0 or spent < seconds / ROUNDS:
+                start = time.perf_counter()
+                jax.block_until_ready(run())
+                times[name].append(time.perf_counter() - start)
+                spent += times[name][-1]
+    return times
+
+
+@functools.lru_cache(maxsize=1)
+def made(rows: int, dim: int, queries: int, dtype: str) -> tuple[jax.Array, jax.Array]:
+    """Gaussian (query, bank) on the device; a bfloat16 bank is never anywhere else."""
+    if dtype == "float32":
+        random = np.random.default_rng(0)
+        bank = jnp.asarray(random.standard_normal((rows, dim), np.float32))
+        query = jnp.asarray(random.standard_normal((queries, dim), np.float32))
+    else:
+
+        @jax.jit
+        def filled(key):
+            def fill(number, bank):
+                part = jax.random.normal(jax.random.fold_in(key, number), (SLICE, dim))
+                return lax.dynamic_update_slice_in_dim(bank, part.astype(dtype), number * SLICE, 0)
+
+            return lax.fori_loop(0, rows // SLICE, fill, jnp.zeros((rows, dim), dtype))
+
+        bank = filled(jax.random.key(0))
+        query = jax.random.normal(jax.random.key(1), (queries, dim))
+    return jax.block_until_ready((query, bank))
+
+
+def reference(query, bank, k: int, subspaces: int) -> np.ndarray:
+    """The k smallest distances (query, k) by brute force, in float64 where the host has room."""
+    if bank.dtype != jnp.float32:
+        return _sliced(query, bank, k)
+    query, bank = np.asarray(query, np.float64), np.asarray(bank)
+    found = []
+    for first in range(0, len(bank), 2**16):
+        part = bank[first : first + 2**16].astype(np.float64)
+        distance = 0.0
+        for q, b in zip(*(np.split(x, subspaces, 1) for x in (query, part)), strict=True):
+            squared = np.square(q).sum(1)[:, None] - 2 * q @ b.T + np.square(b).sum(1)
+            distance += np.sqrt(np.maximum(squared, 0))
+        found.append(distance)
+    return np.sort(np.partition(np.concatenate(found, 1), k - 1, 1)[:, :k], 1)
+
+
+def _sliced(query, bank, k):
+    """The k smallest distances by direct comparison in float32, a slice of the bank at a time."""
+
+    @jax.jit
+    def smallest(query, bank):
+        def in_slice(number):
+            part = lax.dynamic_slice_in_dim(bank, number * SLICE, SLICE).astype(jnp.float32)
+            return lax.map(lambda q: -lax.top_k(-jnp.square(part - q).sum(1), k)[0], query)
+
+        return lax.map(in_slice, jnp.arange(bank.shape[0] // SLICE))
+
+    found = np.moveaxis(np.asarray(smallest(query, bank)), 0, 1).reshape(len(query), -1)
+    return np.sqrt(np.sort(found, 1)[:, :k])
+
+
+def error(found, sample, query, bank, nearest, subspaces) -> float:
+    """How far the sample's distances are off, relatively: those told, and those of the rows named."""
+    distance, index = (np.asarray(x.cpu() if hasattr(x, "cpu") else x)[sample] for x in found)
+    if any(len(set(row)) < len(row) for row in index.tolist()):
+        return float("inf")
+    rows = np.asarray(bank[index]).astype(np.float64)
+    apart = np.asarray(query[sample]).astype(np.float64)[:, None] - rows
+    apart = apart.reshape(*index.shape, subspaces, -1)
+    named = np.sort(np.linalg.norm(apart, axis=-1).sum(-1), 1)
+    return float(max(np.abs(distance / nearest - 1).max(), np.abs(named / nearest - 1).max()))
+
+
+def line(shape: Shape, entries: dict[str, Any], rates: dict[str, float]) -> dict[str, Any]:
+    """What the JSON holds of a shape: ratios are our time over the rival's."""
+    ms = {name: entry["ms"] for name, entry in entries.items() if "ms" in entry}
+    for name in ms:
+        if "ours" in ms:
+            entries[name]["ratio"] = ms["ours"] / ms[name]
+        if rates:
+            work = 2e-12 * shape.rows * shape.dim * shape.queries
+            moved = 1e-9 * shape.rows * shape.dim * jnp.dtype(shape.dtype).itemsize  # the bank, once
+            entries[name]["share_of_fp32"] = work / (1e-3 * ms[name]) / rates["fp32_tflops"]
+            entries[name]["share_of_bandwidth"] = moved / (1e-3 * ms[name]) / rates["copy_gb_s"]
+    ratios = [entries[n]["ratio"] for n in ms if n.startswith("faiss") and "ours" in ms]
+    return {
+        "name": shape.name,
+        "shape": dataclasses.asdict(shape),
+        "ratio": max(ratios, default=None),  # against the better Faiss path
+        "aim": shape.aim,
+        "rivals": entries,
+    }
+
+
+def measured(quick: bool) -> dict[str, float]:
+    """The rates of a large float32 matmul and of a large copy, which the shares are of."""
+    size = 2048 if quick else 8192
+    square = jnp.ones((size, size))
+    long = jnp.ones(2**24 if quick else 2**30)
+    runs = {
+        "matmul": Compiled(functools.partial(jnp.matmul, precision=HIGHEST), square, square),
+        "copy": Compiled(jnp.negative, long),  # a plain copy might be optimised away
+    }
+    for run in runs.values():
+        jax.block_until_ready(run())
+    seconds = {name: float(np.median(times)) for name, times in timed(runs, 1.0).items()}
+    return {
+        "fp32_tflops": 2e-12 * size**3 / seconds["matmul"],
+        "copy_gb_s": 2e-9 * long.nbytes / seconds["copy"],
+    }
+
+
+def hardware() -> dict[str, Any]:
+    device = jax.devices()[0]
+    cpus = []
+    with contextlib.suppress(OSError):
+        cpus = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
+    return {
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "cpu": cpus[0].split(":")[1].strip() if cpus else platform.processor(),
+        "cpu_cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "machine": platform.machine(),
+        "load": os.getloadavg()[0],  # of the minute before: what else ran here
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def tables(report: dict[str, Any], names: tuple[str, ...]) -> list[Table]:
+    """A line for each shape: the ratios and what else is told of ours, then the times."""
+    hardware = report["hardware"]
+    where = f"{hardware['device']}, {hardware['cpu_cores']} cores of {hardware['cpu']}"
+    rates = "".join(f", {key} {value:.3g}" for key, value in report["measured"].items())
+    others = [name for name in names if name != "ours" and not name.startswith("faiss")]
+    shares = ("fp32", "bandwidth") if report["measured"] else ()
+    heads = [
+        "shape",
+        "best_Faiss",
+        "aim",
+        *others,
+        *(f"of_{x}" for x in shares),
+        "error",
+        "MB over_bank",
+    ]
+    ratios = _table(f"our time over theirs: {where}{rates}{report['quick'] * ' (quick)'}", heads)
+    times = _table("median ms", ["shape", *names, "ours:_compile s"])
+
+    def number(value, form):
+        return "" if value is None else format(value, form)
+
+    for row in report["shapes"]:
+        entries = row["rivals"]
+        mine = entries.get("ours", {})
+        cells = [number(row["ratio"], ".2f"), number(row["aim"], ".1f")]
+        cells += [number(entries.get(name, {}).get("ratio"), ".2f") for name in others]
+        cells += [number(mine.get(f"share_of_{x}"), ".0%") for x in shares]
+        cells += [number(mine.get("error"), ".1e"), number(mine.get("memory_mb"), ".0f")]
+        if aim := row["shape"]["memory_aim"]:
+            cells[-1] += f" (aim {aim:.0f})"
+        ratios.add_row(row["name"], *cells)
+        told = (entries.get(name, {}) for name in names)
+        cells = [number(entry.get("ms"), ".4g") or entry.get("state", "") for entry in told]
+        times.add_row(row["name"], *cells, number(mine.get("compile_seconds"), ".1f"))
+    return [ratios, times]
+
+
+def _table(title, heads):
+    shown = Table(title=title)
+    for head in heads:
+        justify = "left" if head == "shape" else "right"
+        shown.add_column(head.replace("_", "\n"), justify=justify, no_wrap=True)
+    return shown
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,47 @@
+"""Batches in equal tiles, and how large the tiles are."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+WHOLE = 2**17  # a float32 bank of so many rows is scored where it lies, without copying tiles of it
+TILE = 2**24  # numbers of a larger bank that are copied and scored at once
+SCORES = 6 * 2**20  # query x group x row scores held at once on a CPU, where they should stay in cache
+SCORES_ACCELERATOR = 2**28
+GATHERED = 2**21  # numbers of neighbours' features held at once
+
+
+def row_tile(rows: int, dim: int, whole: bool) -> int:
+    """Rows of a bank that are scored at once; `whole` if it is float32 and needs no conversion."""
+    if whole and rows <= WHOLE:
+        return rows
+    tiles = -(-rows // min(max(TILE // dim, 1024), 2**16))
+    return -(-rows // tiles)
+
+
+def query_tile(queries: int, groups: int, rows: int) -> int:
+    """Queries that are scored at once against a tile of rows."""
+    scores = SCORES if jax.default_backend() == "cpu" else SCORES_ACCELERATOR
+    return max(1, min(queries, scores // (groups * rows)))
+
+
+def in_tiles(function, tile: int):
+    """`function` of batched arrays, applied to at most `tile` examples at a time, in equal tiles."""
+
+    def tiled(*args):
+        count = jax.tree.leaves(args)[0].shape[0]
+        if count <= tile:
+            return function(*args)
+        tiles = -(-count // tile)
+        size = -(-count // tiles)
+
+        def split(leaf):
+            if tiles * size > count:
+                padding = jnp.broadcast_to(leaf[:1], (tiles * size - count, *leaf.shape[1:]))
+                leaf = jnp.concatenate([leaf, padding])
+            return leaf.reshape(tiles, size, *leaf.shape[1:])
+
+        out = lax.map(lambda args: function(*args), jax.tree.map(split, args))
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], out)
+
+    return tiled
