@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from knn_jax import attacks, balls, certificates, classifiers, data, nets, progress, training
+from knn_jax import attacks, balls, certificates, classifiers, data, mesh, nets, progress, training
 from knn_jax.config import Config
 from knn_jax.defenses import basic
 from knn_jax.workdir import whole
@@ -44,7 +44,9 @@ def network(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, A
     if recipe.net.weights:
         variables = nets.load_weights(recipe.net.weights, net)
     else:
-        variables = training.train(basic(net), dataset, recipe.optim, folder)
+        variables = training.train(
+            basic(net), dataset, recipe.optim, folder, mesh.make(jax.local_devices())
+        )
     return net, variables
 
 

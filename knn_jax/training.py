@@ -1,5 +1,6 @@
 """Trains a representation: resumable at any step, the same bits whether interrupted or not."""
 
+import functools
 import signal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding
 
-from knn_jax import config, data, progress
+from knn_jax import config, data, mesh, progress
 from knn_jax.defenses import Defense
 
 
@@ -22,11 +24,19 @@ class State(NamedTuple):
     step: jax.Array
 
 
-def train(defense: Defense, dataset: data.Dataset, knobs: config.Optim, folder: Path) -> Any:
+def train(
+    defense: Defense,
+    dataset: data.Dataset,
+    knobs: config.Optim,
+    folder: Path,
+    devices: Mesh | None = None,
+) -> Any:
     """The trained variables: read from the checkpoint in `folder` and trained for what is missing.
 
-    Each epoch ends with a checkpoint, and SIGTERM writes one at once and then exits. Batches depend
-    on the seed and the step alone, so 2 + 2 epochs equal 4 bit for bit on one machine.
+    Each batch is spread over a mesh of `devices` (one, unless given); the loss is that of the whole
+    batch, so that their number changes nothing but rounding. Each epoch ends with a checkpoint, and
+    SIGTERM writes one at once and then exits. Batches depend on the seed and the step alone, so 2 + 2
+    epochs equal 4 bit for bit on one machine.
 
     Raises ValueError for knobs out of range and for a checkpoint that is damaged or not this net's.
     """
@@ -35,19 +45,20 @@ def train(defense: Defense, dataset: data.Dataset, knobs: config.Optim, folder: 
     per_epoch = -(-rows // knobs.batch_size)
     drops = {epoch * per_epoch: 0.1 for epoch in knobs.drops}
     optimiser = optax.adam(optax.piecewise_constant_schedule(knobs.peak_lr, drops))
-    key = jax.random.key(knobs.seed)
-    image = jnp.asarray(dataset.train.floats(0, 1))
+    image = dataset.train.floats(0, 1)
+    devices = devices or mesh.make(jax.local_devices()[:1])
+    everywhere, spread = mesh.whole(devices), mesh.batch(devices)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=everywhere)
     def fresh():
-        variables = defense.init(key, image)
+        variables = defense.init(jax.random.key(knobs.seed), image)
         return State(variables, optimiser.init(variables), jnp.zeros((), jnp.int32))
 
     if not jax.tree.leaves(jax.eval_shape(fresh).variables):
         return fresh().variables  # nothing to train
 
     with Checkpoints(folder) as checkpoints:
-        state = checkpoints.restore(jax.eval_shape(fresh)) or fresh()
+        state = checkpoints.restore(_placed(jax.eval_shape(fresh), everywhere)) or fresh()
         done, total = int(state.step), knobs.epochs * per_epoch
         if done > total:
             raise ValueError(
@@ -55,9 +66,11 @@ def train(defense: Defense, dataset: data.Dataset, knobs: config.Optim, folder: 
                 "use another --workdir"
             )
         if done == total:
-            return state.variables
-        step = _step(defense, optimiser)
-        images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
+            return _fetched(state.variables)
+        step = jax.jit(
+            _step(defense, optimiser, knobs.seed), donate_argnums=0, out_shardings=everywhere
+        )
+        images, labels = jax.device_put(tuple(map(np.asarray, dataset.train)), everywhere)
         order = np.zeros(0, np.int64)
         with progress.bar("training", total, done) as advance, _Stop() as stop:
             for number in range(done, total):
@@ -65,9 +78,9 @@ def train(defense: Defense, dataset: data.Dataset, knobs: config.Optim, folder: 
                 if place == 0 or number == done:
                     order = np.random.default_rng([knobs.seed, epoch]).permutation(rows)
                 chosen = order[place * knobs.batch_size :][: knobs.batch_size]
-                mask = np.arange(knobs.batch_size) < len(chosen)
-                chosen = np.resize(chosen, knobs.batch_size)
-                state, loss = step(state, key, images, labels, chosen, mask)
+                size = knobs.batch_size + -knobs.batch_size % devices.size
+                batch = np.resize(chosen, size), np.arange(size) < len(chosen)
+                state, loss = step(state, images, labels, *jax.device_put(batch, spread))
                 advance(1)
                 if place + 1 == per_epoch:
                     checkpoints.save(state)
@@ -79,7 +92,7 @@ def train(defense: Defense, dataset: data.Dataset, knobs: config.Optim, folder: 
                     checkpoints.save(state)
                     checkpoints.close()
                     raise SystemExit(143)
-        return state.variables
+        return _fetched(state.variables)
 
 
 def check(knobs: config.Optim) -> None:
@@ -91,13 +104,13 @@ def check(knobs: config.Optim) -> None:
         )
 
 
-def _step(defense: Defense, optimiser: optax.GradientTransformation):
-    """One jitted step; the last batch of an epoch is masked."""
+def _step(defense: Defense, optimiser: optax.GradientTransformation, seed: int):
+    """One step; the last batch of an epoch is masked."""
 
-    def step(state, key, images, labels, chosen, mask):
+    def step(state, images, labels, chosen, mask):
         x = images[chosen]
         x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
-        key = jax.random.fold_in(key, state.step)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def total(variables):
             loss = defense.loss(variables, key, x, labels[chosen])
@@ -107,7 +120,21 @@ def _step(defense: Defense, optimiser: optax.GradientTransformation):
         updates, carried = optimiser.update(gradient, state.optimiser, state.variables)
         return State(optax.apply_updates(state.variables, updates), carried, state.step + 1), loss
 
-    return jax.jit(step, donate_argnums=0)
+    return step
+
+
+def _fetched(variables: Any) -> Any:
+    """From all devices to the first."""
+    return jax.tree.map(jnp.asarray, jax.device_get(variables))
+
+
+def _placed(shapes: Any, sharding: NamedSharding) -> Any:
+    """Shapes of arrays that are to lie so."""
+
+    def placed(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(placed, shapes)
 
 
 def _accuracy(defense: Defense, variables: Any, split: data.Split) -> float:

@@ -13,8 +13,9 @@ import knn_jax
 ROOT = Path(knn_jax.__file__).parent
 LEVELS = {
     "config": 0,
-    "neighbors": 0,
+    "neighbors": 1,
     "balls": 0,
+    "mesh": 0,
     "losses": 1,
     "nets": 1,
     "data": 1,
@@ -94,7 +95,8 @@ def test_only_nets_imports_flax(path):
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("neighbors", set()),
+        ("neighbors", {"mesh"}),
+        ("mesh", set()),
         ("balls", set()),
         ("config", set()),
         ("nets", {"config"}),

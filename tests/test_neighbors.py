@@ -53,6 +53,7 @@ def small_tiles(monkeypatch, row_tile=64, scores=200, gathered=1000):
     monkeypatch.setattr(tiles, "row_tile", lambda rows, dim, whole: min(rows, row_tile))
     monkeypatch.setattr(tiles, "SCORES", scores)
     monkeypatch.setattr(tiles, "GATHERED", gathered)
+    monkeypatch.setattr(tiles, "MEASURED", gathered)
 
 
 @pytest.mark.parametrize("kind", KINDS)

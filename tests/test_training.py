@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from knn_jax import config, data, losses, nets, training
+from knn_jax import config, data, losses, mesh, nets, training
 from knn_jax.defenses import Defense, basic
 
 pytestmark = pytest.mark.usefixtures("trains")
@@ -94,6 +94,20 @@ def test_two_and_two_epochs_are_four(tmp_path, few, defense):
     assert same(whole, rest)
     assert not same(half, rest)
     assert same(train(4, "halves"), whole)  # there is nothing left to do
+
+
+@pytest.mark.parametrize("batch", [64, 50])  # 50 is no multiple of the devices: it is padded
+def test_devices_share_a_batch_and_change_only_rounding(tmp_path, few, batch):
+    def train(devices, folder, epochs=2):
+        knobs = config.Optim(epochs=epochs, batch_size=batch)
+        return training.train(softmax_regression(), few, knobs, tmp_path / folder, devices)
+
+    one, four = train(None, "one"), train(mesh.make(), "four")
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    train(mesh.make(), "moved", epochs=1)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(train(None, "moved")), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

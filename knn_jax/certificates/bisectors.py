@@ -10,7 +10,9 @@ from jaxtyping import Array, Float
 
 from knn_jax.certificates.sides import check, majority, sides
 from knn_jax.classifiers import BATCH, Images, Labels
-from knn_jax.neighbors import GATHERED, in_tiles, top_k
+from knn_jax.neighbors import in_tiles, top_k
+
+HELD = 2**25  # numbers of neighbours' features
 
 
 def voronoi(
@@ -66,5 +68,5 @@ def _voronoi(model, x, y, lipschitz, *, own, other):
         beyond = jnp.where(other == bank.shape[0], jnp.inf, beyond)
         return jnp.maximum(jnp.minimum(radius, beyond), 0.0) / lipschitz
 
-    tile = max(1, min(BATCH, GATHERED // ((own + other) * bank.shape[1])))
+    tile = max(1, min(BATCH, HELD // ((own + other) * bank.shape[1])))
     return in_tiles(batch, tile)(x, y)

@@ -8,7 +8,9 @@ WHOLE = 2**17  # a float32 bank of so many rows is scored where it lies, without
 TILE = 2**24  # numbers of a larger bank that are copied and scored at once
 SCORES = 6 * 2**20  # query x group x row scores held at once on a CPU, where they should stay in cache
 SCORES_ACCELERATOR = 2**28
-GATHERED = 2**21  # numbers of neighbours' features held at once
+GATHERED = 2**21  # numbers of neighbours' features held at once on a CPU, for its cache too
+GATHERED_ACCELERATOR = 2**26
+MEASURED = 2**25  # numbers that are subtracted at once where all rows are measured
 
 
 def row_tile(rows: int, dim: int, whole: bool) -> int:
@@ -23,6 +25,12 @@ def query_tile(queries: int, groups: int, rows: int) -> int:
     """Queries that are scored at once against a tile of rows."""
     scores = SCORES if jax.default_backend() == "cpu" else SCORES_ACCELERATOR
     return max(1, min(queries, scores // (groups * rows)))
+
+
+def gathered(numbers: int) -> int:
+    """Queries whose neighbours' features, so many numbers each, are held at once."""
+    held = GATHERED if jax.default_backend() == "cpu" else GATHERED_ACCELERATOR
+    return max(1, held // numbers)
 
 
 def in_tiles(function, tile: int):

@@ -1,0 +1,48 @@
+"""Every sharding choice: which devices hold which rows of a bank and answer which queries."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+ROWS, QUERIES = "rows", "queries"
+HEARTBEAT = 20  # seconds until the other processes notice that one has died
+
+
+def join(coordinator: str, processes: int, process: int) -> None:
+    """Makes this process one of several that share their devices; a dead one ends the others.
+
+    `coordinator` is host:port of process 0. On a TPU pod nothing need be given to
+    `jax.distributed.initialize`, which this calls; it must come before any other use of JAX.
+    """
+    jax.distributed.initialize(
+        coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT, initialization_timeout=60
+    )
+
+
+def make(
+    devices: Sequence[Any] | None = None, *, rows: int | None = None, queries: int | None = None
+) -> Mesh:
+    """A mesh of all devices (or those given): a bank in `rows` parts, each on `queries` devices.
+
+    The rows are over all devices unless told otherwise. A process's devices are next to each other
+    in the rows, so that it holds the rows that it reads.
+    """
+    chosen = np.array(jax.devices() if devices is None else devices)
+    parts = rows or len(chosen) // (queries or 1)
+    copies = queries or len(chosen) // parts
+    if parts * copies != len(chosen):
+        raise ValueError(f"a mesh of {parts} x {copies} devices: there are {len(chosen)}")
+    return Mesh(chosen.reshape(parts, copies), (ROWS, QUERIES), axis_types=(AxisType.Auto,) * 2)
+
+
+def batch(mesh: Mesh) -> NamedSharding:
+    """A batch over all devices."""
+    return NamedSharding(mesh, PartitionSpec((ROWS, QUERIES)))
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,48 @@
+"""What a search will take, before it is run."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from knn_jax.neighbors.nearest import search
+
+SAMPLE = 2**16, 128  # rows and queries that are timed
+
+
+class Estimate(NamedTuple):
+    """Memory beside the bank (exact, of the compiled program) and time (scaled from a sample)."""
+
+    bank_bytes: int
+    more_bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        bank, more = (f"{size / 2**20:,.0f} MB" for size in (self.bank_bytes, self.more_bytes))
+        device = jax.devices()[0].device_kind
+        return f"bank {bank}, {more} beside it, about {self.seconds:.2g} s on {device}"
+
+
+def estimate(queries: int, rows: int, dim: int, k: int, *, dtype=jnp.float32, **options) -> Estimate:
+    """Of `search` for so many queries in a bank of that shape, with the same options.
+
+    Compiles the search and times a sample of at most 2^16 random rows and 128 queries.
+    """
+
+    def compiled(queries, rows):
+        query = jax.ShapeDtypeStruct((queries, dim), jnp.float32)
+        bank = jax.ShapeDtypeStruct((rows, dim), dtype)
+        return jax.jit(lambda q, b: search(q, b, min(k, rows), **options)).lower(query, bank).compile()
+
+    memory: Any = compiled(queries, rows).memory_analysis()
+    some, few = min(rows, SAMPLE[0]), min(queries, SAMPLE[1])
+    bank = jax.random.uniform(jax.random.key(0), (some, dim), maxval=255.0).astype(dtype)
+    query = jax.random.uniform(jax.random.key(1), (few, dim), maxval=255.0)
+    program = compiled(few, some)
+    jax.block_until_ready(program(query, bank))
+    start = time.perf_counter()
+    jax.block_until_ready(program(query, bank))
+    seconds = (time.perf_counter() - start) * (rows / some) * (queries / few)
+    size = rows * dim * jnp.dtype(dtype).itemsize
+    return Estimate(size, memory.temp_size_in_bytes + memory.output_size_in_bytes, seconds)

@@ -1,0 +1,214 @@
+"""A matmul that bounds all distances, a proof that nothing was missed, and exact distances."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Int
+
+from knn_jax.neighbors import metrics, tiles
+from knn_jax.neighbors.selection import select, slots, top_k
+
+SAMPLE = 1024  # rows whose mean is the centre
+REPAIRED = 16  # queries compared with all rows at once, where the matmul could not decide
+
+
+class Plan(NamedTuple):
+    """What is known when the program is traced."""
+
+    k: int
+    metric: metrics.Metric
+    coarse: metrics.Coarse | None
+    groups: int
+
+    @property
+    def kept(self) -> int:
+        """Rows to be measured: more where the bounds are wider."""
+        return self.k + 8 + (2 * self.k if self.coarse else self.k // 16)
+
+
+class Eligible(NamedTuple):
+    """Which rows each query may find; all without labels."""
+
+    labels: Int[Array, " row"] | None = None
+    only: Int[Array, "query *group"] | None = None
+    without: Int[Array, " query"] | None = None
+    there: Bool[Array, " row"] | None = None  # False where a shard is only padded
+
+    @property
+    def each(self) -> tuple:
+        """What belongs to the queries, one entry for each of them."""
+        return self.only, self.without
+
+    def of(self, each: tuple) -> "Eligible":
+        """The same for other queries."""
+        return self._replace(only=each[0], without=each[1])
+
+    def mask(self, first, rows: int):
+        """(query, group, row) for a tile of rows; None if all are eligible."""
+        mask = None
+        if self.labels is not None:
+            label = lax.dynamic_slice_in_dim(self.labels, first, rows)[None, None]
+            if self.without is not None:
+                mask = label != self.without[:, None, None]
+            elif self.only is not None:
+                mask = label == self.only.reshape(len(self.only), -1, 1)
+        if self.there is not None:
+            there = lax.dynamic_slice_in_dim(self.there, first, rows)[None, None]
+            mask = there if mask is None else mask & there
+        return mask
+
+
+def nearest(query, bank, eligible, plan):
+    """(key, index) of the nearest rows, (query, group, k)."""
+    rows, dim = bank.shape
+    if slots(plan.kept, rows) * 2 > rows:  # most would be measured anyhow
+        each = max(1, tiles.MEASURED // (dim * rows))
+        return _by_parts(functools.partial(_directly, bank=bank, plan=plan), query, eligible, each)
+
+    index, left = _candidates(query, bank, eligible, plan)
+    each = tiles.gathered(plan.groups * index.shape[-1] * dim)
+    centre, _, largest = _summary(bank, plan)
+
+    def measure(query, index, left):
+        key = plan.metric.key(query[:, None, None], bank[index].astype(query.dtype))
+        key = jnp.where(index < 0, jnp.inf, key)
+        nearest, place = top_k(-key, plan.k)  # candidates are in order of rows: ties too
+        kth = -nearest.min(-1)
+        floor = plan.metric.floor(left, query, largest, centre, plan.coarse)
+        certain = (left == -jnp.inf) | (floor > kth)
+        index = jnp.take_along_axis(index, place, -1)
+        return -nearest, jnp.where(-nearest == jnp.inf, -1, index), certain.all(-1)
+
+    key, index, certain = tiles.in_tiles(measure, each)(query, index, left)
+    return _repair(key, index, certain, query, bank, eligible, plan)
+
+
+def _summary(bank, plan):
+    """The centre of a sample of rows, and the metric's summary of all rows about it."""
+    dtype = floating(bank)
+    step = max(1, len(bank) // SAMPLE)
+    centre = bank[::step].astype(dtype).mean(0, keepdims=True)
+    summary, largest = plan.metric.summary(bank.astype(dtype), centre)
+    return centre, summary, largest
+
+
+def _candidates(query, bank, eligible, plan):
+    """Rows (query, group, slot) in ascending order that may be among the nearest, -1 for none, and
+    the largest score of the others (query, group)."""
+    rows, dim = bank.shape
+    size = tiles.row_tile(rows, dim, bank.dtype == query.dtype and plan.coarse is None)
+    size = min(rows, max(size, 2 * slots(plan.kept, rows)))
+    each = tiles.query_tile(len(query), plan.groups, size)
+    centre, summary, _ = _summary(bank, plan)
+
+    def tile(number):
+        """Rows, their summary, the first of them and which are new: the last tile overlaps."""
+        first = jnp.minimum(number * size, rows - size)
+        new = (first + jnp.arange(size) >= number * size)[None, None] if rows % size else None
+        if size == rows:
+            return bank, summary, first, new
+        part, of_each = (lax.dynamic_slice_in_dim(leaf, first, size) for leaf in (bank, summary))
+        return part, of_each, first, new
+
+    def scores(query, eligible, part, of_each, first, new):
+        """(query, group, row) of a tile."""
+        found = plan.metric.scores(query, part.astype(query.dtype), of_each, centre, plan.coarse)[
+            :, None
+        ]
+        mask = eligible.mask(first, size)
+        if new is not None:
+            mask = new if mask is None else mask & new
+        return found if mask is None else jnp.where(mask, found, -jnp.inf)
+
+    def best(scores, enough=None):
+        enough = None if enough is None else enough.reshape(-1)
+        chosen = select(lambda: (found := scores()).reshape(-1, found.shape[-1]), plan.kept, enough)
+        return tuple(leaf.reshape(-1, plan.groups, *leaf.shape[1:]) for leaf in chosen)
+
+    def begin(query, eligible):
+        return best(lambda: scores(query, eligible, *tile(0)))
+
+    def go_on(query, eligible, value, index, left, rows):
+        new, place, beyond = best(lambda: scores(query, eligible, *rows), left)
+        value = jnp.concatenate([value, new], -1)
+        index = jnp.concatenate([index, jnp.where(place < 0, -1, place + rows[2])], -1)
+        value, place, lost = best(lambda: value)
+        index = jnp.where(place < 0, -1, jnp.take_along_axis(index, jnp.maximum(place, 0), -1))
+        return value, index, jnp.maximum(beyond, lost)
+
+    def next_tile(carry, number):
+        # Rows outside, queries inside: a tile of the bank is copied once.
+        step = functools.partial(go_on, rows=tile(number))
+        return _by_parts(step, query, eligible, each, *carry), None
+
+    carry = _by_parts(begin, query, eligible, each)
+    carry, _ = lax.scan(next_tile, carry, jnp.arange(1, -(-rows // size), dtype=jnp.int32))
+    return carry[1:]
+
+
+def _directly(query, eligible, bank, plan):
+    """(key, index) by measuring every row."""
+    rows, dim = bank.shape
+    size = min(rows, max(1, tiles.MEASURED // (len(query) * max(dim, plan.groups))))
+
+    def tile(carry, number):
+        first = jnp.minimum(number * size, rows - size)
+        part = bank if size == rows else lax.dynamic_slice_in_dim(bank, first, size)
+        ids = first + jnp.arange(size, dtype=jnp.int32)
+        key = plan.metric.key(query[:, None], part.astype(query.dtype)[None])[:, None]
+        mask = (ids >= number * size)[None, None]
+        eligible_rows = eligible.mask(first, size)
+        key = jnp.where(mask if eligible_rows is None else mask & eligible_rows, key, jnp.inf)
+        key = jnp.concatenate([carry[0], jnp.broadcast_to(key, (*carry[0].shape[:2], size))], -1)
+        ids = jnp.concatenate([carry[1], jnp.broadcast_to(ids, (*carry[1].shape[:2], size))], -1)
+        nearest, place = top_k(-key, plan.k)  # the lower row first among equals
+        return (-nearest, jnp.take_along_axis(ids, place, -1)), None
+
+    # Made from the query, so that under shard_map the carry varies as the tiles do.
+    nothing = jnp.full((len(query), plan.groups, plan.k), jnp.inf) + 0 * query[:, :1, None]
+    carry = nothing, jnp.full(nothing.shape, -1, jnp.int32) + 0 * query[:, :1, None].astype(jnp.int32)
+    (key, index), _ = lax.scan(tile, carry, jnp.arange(-(-rows // size), dtype=jnp.int32))
+    return key, jnp.where(key == jnp.inf, -1, index)
+
+
+def _repair(key, index, certain, query, bank, eligible, plan):
+    """Measures every row for the queries that are not certain, a few at a time."""
+    count = len(query)
+    few = min(REPAIRED, count)
+
+    def some(state):
+        key, index, certain = state
+        (which,) = jnp.nonzero(~certain, size=few, fill_value=count)
+
+        def take(leaf):
+            return leaf.at[which].get(mode="clip")
+
+        found = _directly(take(query), eligible.of(jax.tree.map(take, eligible.each)), bank, plan)
+        key, index = (
+            leaf.at[which].set(new, mode="drop") for leaf, new in zip((key, index), found, strict=True)
+        )
+        return key, index, certain.at[which].set(True, mode="drop")
+
+    def repaired():
+        return lax.while_loop(lambda state: ~state[2].all(), some, (key, index, certain))[:2]
+
+    # The condition keeps XLA from doing what does not change in the loop before it, for nobody.
+    return lax.cond(certain.all(), lambda: (key, index), repaired)
+
+
+def _by_parts(function, query, eligible, each, *carry):
+    """`function(query, eligible, *carry)` for at most `each` queries at a time."""
+
+    def part(query, each, *carry):
+        return function(query, eligible.of(each), *carry)
+
+    return tiles.in_tiles(part, each)(query, eligible.each, *carry)
+
+
+def floating(*arrays: Any):
+    """The type of distances: float64 if any of the arrays is, else float32."""
+    wide = any(array.dtype == jnp.float64 for array in arrays)
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)
