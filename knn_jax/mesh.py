@@ -31,10 +31,11 @@ def make(
     in the rows, so that it holds the rows that it reads.
     """
     chosen = np.array(jax.devices() if devices is None else devices)
-    parts = rows or len(chosen) // (queries or 1)
-    copies = queries or len(chosen) // parts
-    if parts * copies != len(chosen):
-        raise ValueError(f"a mesh of {parts} x {copies} devices: there are {len(chosen)}")
+    count = len(chosen)
+    parts = count // (queries or 1) if rows is None else rows
+    copies = count // (parts or 1) if queries is None else queries
+    if parts * copies != count or parts < 1:
+        raise ValueError(f"a mesh of {parts} x {copies} devices: there are {count}")
     return Mesh(chosen.reshape(parts, copies), (ROWS, QUERIES), axis_types=(AxisType.Auto,) * 2)
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from knn_jax.neighbors import metrics
 from knn_jax.neighbors.nearest import search
 
 SAMPLE = 2**16, 128  # rows and queries that are timed
@@ -24,19 +25,30 @@ class Estimate(NamedTuple):
         return f"bank {bank}, {more} beside it, about {self.seconds:.2g} s on {device}"
 
 
-def estimate(queries: int, rows: int, dim: int, k: int, *, dtype=jnp.float32, **options) -> Estimate:
-    """Of `search` for so many queries in a bank of that shape, with the same options.
+def estimate(
+    queries: int,
+    rows: int,
+    dim: int,
+    k: int,
+    *,
+    dtype=jnp.float32,
+    metric: metrics.Metric | metrics.Name = "l2",
+    coarse: metrics.Coarse | None = None,
+) -> Estimate:
+    """Of `search` for so many queries in a bank of that shape and type.
 
-    Compiles the search and times a sample of at most 2^16 random rows and 128 queries.
+    Compiles the search and times a sample of at most 2^16 random rows and 128 queries. Raises
+    ValueError as `search` does.
     """
+    options: Any = {"metric": metric, "coarse": coarse}
 
     def compiled(queries, rows):
         query = jax.ShapeDtypeStruct((queries, dim), jnp.float32)
         bank = jax.ShapeDtypeStruct((rows, dim), dtype)
-        return jax.jit(lambda q, b: search(q, b, min(k, rows), **options)).lower(query, bank).compile()
+        return jax.jit(lambda q, b: search(q, b, k, **options)).lower(query, bank).compile()
 
     memory: Any = compiled(queries, rows).memory_analysis()
-    some, few = min(rows, SAMPLE[0]), min(queries, SAMPLE[1])
+    some, few = min(rows, max(k, SAMPLE[0])), min(queries, SAMPLE[1])
     bank = jax.random.uniform(jax.random.key(0), (some, dim), maxval=255.0).astype(dtype)
     query = jax.random.uniform(jax.random.key(1), (few, dim), maxval=255.0)
     program = compiled(few, some)

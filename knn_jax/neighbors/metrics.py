@@ -4,9 +4,8 @@ Each metric is a value with these methods, all about a `centre` (1, dim) and in 
 
 summary(rows, centre)       what `scores` needs of each row (row, ...), and the largest norms (...)
 scores(query, rows, ...)    (query, row), larger for nearer rows
-floor(score, query, ...)    no row of at most that score has a smaller key: its rounding is counted in
-key(query, rows)            what rows are ranked by, free of cancellation, of any leading shape
-distance(key)               what is returned
+floor(score, query, ...)    no row of at most that score is nearer: rounding is counted in
+distance(query, rows)       of any leading shape, free of cancellation
 """
 
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 Coarse = Literal["bfloat16", "tensorfloat32"]
-UNIT = {"bfloat16": 2.0**-8, "tensorfloat32": 2.0**-11}  # relative error of a rounded number
+UNIT = {"bfloat16": 2.0**-8, "tensorfloat32": 2.0**-10}  # relative error of a number cut short
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,13 @@ class Euclidean:
         reach = jnp.sqrt(largest) + (0.0 if coarse else 2 * jnp.sqrt(jnp.sum(jnp.square(centre))))
         bound = jnp.sqrt(own) * reach
         slack = _rounding(query) * (3 * own + 3 * largest + 2 * bound) + 2 * _lost(coarse) * bound
-        return own + 2 * inner - 2 * score - slack
+        return self._of(own + 2 * inner - 2 * score - slack)
 
-    def key(self, query, rows):
-        return jnp.sum(jnp.square(query - rows), -1)
+    def distance(self, query, rows):
+        return self._of(jnp.sum(jnp.square(query - rows), -1))
 
-    def distance(self, key):
-        return key if self.squared else _root(key)
+    def _of(self, squared):
+        return squared if self.squared else _root(squared)
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,11 @@ class InnerProduct:
         return _product(query, rows, coarse)
 
     def floor(self, score, query, largest, centre, coarse):
-        bound = jnp.sqrt(jnp.sum(jnp.square(query), -1, keepdims=True) * largest)
+        bound = jnp.sqrt(jnp.sum(jnp.square(query), -1, keepdims=True)) * jnp.sqrt(largest)
         return -score - (3 * _rounding(query) + _lost(coarse)) * bound
 
-    def key(self, query, rows):
+    def distance(self, query, rows):
         return -jnp.sum(query * rows, -1)
-
-    def distance(self, key):
-        return key
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class Cosine:
     """1 - <q, b> / (|q| |b|), in [0, 2]; 1 where either is zero."""
 
     def summary(self, rows, centre):
-        norm = _root(jnp.sum(jnp.square(rows), -1))
+        norm = _norm(rows)[..., 0]
         return jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1.0), 0.0), ()
 
     def scores(self, query, rows, summary, centre, coarse):
@@ -87,12 +83,9 @@ class Cosine:
     def floor(self, score, query, largest, centre, coarse):
         return 1 - score - (8 * _rounding(query) + 2 * _lost(coarse))
 
-    def key(self, query, rows):
+    def distance(self, query, rows):
         apart = jnp.sum(jnp.square(_direction(query) - _direction(rows)), -1) / 2
         return jnp.where(jnp.any(query != 0, -1) & jnp.any(rows != 0, -1), apart, 1.0)
-
-    def distance(self, key):
-        return key
 
 
 @dataclass(frozen=True)
@@ -118,11 +111,8 @@ class Subspaces:
     def floor(self, score, query, largest, centre, coarse):
         return -score * (1 - 4 * _rounding(query))
 
-    def key(self, query, rows):
+    def distance(self, query, rows):
         return jnp.sum(_root(jnp.sum(jnp.square(self._parts(query - rows)), -1)), -1)
-
-    def distance(self, key):
-        return key
 
     def _parts(self, x):
         return x.reshape(*x.shape[:-1], self.count, x.shape[-1] // self.count)
@@ -136,6 +126,13 @@ NAMED: dict[str, Metric] = {
     "cosine": Cosine(),
     "inner_product": InnerProduct(),
 }
+
+
+def named(name: str) -> Metric:
+    """The metric of that name; ValueError where there is none."""
+    if name not in NAMED:
+        raise ValueError(f"metric={name!r} is none of {', '.join(NAMED)}")
+    return NAMED[name]
 
 
 def _product(query, rows, coarse: Coarse | None):
@@ -164,6 +161,13 @@ def _root(squared):
     return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
 
 
+def _norm(x):
+    """(..., 1), of numbers whose squares may be no numbers."""
+    scale = lax.stop_gradient(jnp.max(jnp.abs(x), -1, keepdims=True))
+    scale = jnp.where(scale > 0, scale, 1.0)
+    return scale * _root(jnp.sum(jnp.square(x / scale), -1, keepdims=True))
+
+
 def _direction(x):
-    norm = _root(jnp.sum(jnp.square(x), -1, keepdims=True))
+    norm = _norm(x)
     return x / jnp.where(norm > 0, norm, 1.0)

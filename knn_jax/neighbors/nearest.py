@@ -34,36 +34,39 @@ def search(
     A matmul bounds all distances from below, rounding included; the best few more than k are measured
     by sum((q - b)^2). Where a bound cannot exclude the rest, and only for such queries, all rows are
     measured. Rows at the same floating-point distance come lower row first, whatever the tile, batch
-    or device. `coarse` makes the matmul of a lower precision with a wider bound: the same answers,
-    sooner on matrix units. Banks of bytes or halves are converted tile by tile, so that distances are
-    exact for the values stored. A bank from `shard` is searched on all its devices at once, its own
-    labels serving `only` and `without`. Distances are differentiable in `query` and `bank` (zero
-    gradient at q = b); indices carry none. Memory is one tile of scores beside O(query x k). Under
-    `vmap` both ways run for every query: pass a batch instead.
+    or device (the last bits of a distance may differ from one program to another). `coarse` makes the
+    matmul of a lower precision with a wider bound: the same answers, sooner on matrix units. Banks of
+    bytes or halves are converted tile by tile, so that distances are exact for the values stored. A
+    bank from `shard` is searched on all its devices at once, its own labels serving `only` and
+    `without`. Distances are differentiable in `query` and `bank` (zero gradient at q = b); indices
+    carry none. Memory is one tile of scores beside O(query x k). Under `vmap` both ways run for every
+    query: pass a batch instead.
 
-    Raises ValueError for a k that the bank cannot answer or shapes that do not fit.
+    Raises ValueError for a k that the bank cannot answer, shapes that do not fit and unknown metrics.
     """
-    metric = metrics.NAMED[metric] if isinstance(metric, str) else metric
+    metric = metrics.named(metric) if isinstance(metric, str) else metric
     if isinstance(bank, Sharded) and not (only is None and without is None):
         labels = bank.labels if labels is None else labels[jnp.maximum(bank.index, 0)]
-    _check(query, bank, k, metric, labels, only, without)
-    query = query.astype(floating(query, bank))
+    check(query, bank, k, metric, labels, only, without)
+    eligible, part = Eligible(labels, only, without), functools.partial(search_part, metric, coarse)
+    if isinstance(bank, Sharded) and len(query):
+        return sharded.search_parts(part, query, bank, k, eligible)
+    return part(query, bank, k, eligible)
+
+
+def search_part(
+    metric: metrics.Metric, coarse: metrics.Coarse | None, query, bank, k: int, eligible: Eligible
+) -> Neighbors:
+    """`search` on one device; `eligible` may exclude rows that only pad the bank."""
+    query, only = query.astype(floating(query, bank)), eligible.only
+    many = 1 if only is None or only.ndim == 1 else only.shape[1]
+    shape = (len(query), k) if only is None or only.ndim == 1 else (len(query), many, k)
     if len(query) == 0:
-        shape = (0, k) if only is None or only.ndim == 1 else (0, only.shape[1], k)
         return Neighbors(jnp.zeros(shape, query.dtype), jnp.zeros(shape, jnp.int32))
-
-    def on_one(query, bank, k, eligible):
-        each = 1 if eligible.only is None else eligible.only.size // len(query)
-        plan = Plan(k, metric, coarse, each)
-        key, index = nearest(*lax.stop_gradient((query, bank)), eligible, plan)
-        distance = _measured(plan, query, bank, metric.distance(key), index)
-        shape = (len(query), k) if only is None or only.ndim == 1 else index.shape
-        return Neighbors(distance.reshape(shape), index.reshape(shape))
-
-    eligible = Eligible(labels, only, without)
-    if isinstance(bank, Sharded):
-        return sharded.search_parts(on_one, query, bank, k, eligible)
-    return on_one(query, bank, k, eligible)
+    plan = Plan(k, metric, coarse, many)
+    distance, index = nearest(*lax.stop_gradient((query, bank)), eligible, plan)
+    distance = _measured(plan, query, bank, distance, index)
+    return Neighbors(distance.reshape(shape), index.reshape(shape))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -80,8 +83,7 @@ def _measured_jvp(plan, primals, tangents):
     @jax.checkpoint  # a gradient gathers the neighbours again rather than keeping all of them
     def again(query, index, bank):
         rows = bank[index].astype(query.dtype)
-        found = plan.metric.distance(plan.metric.key(query[:, None, None], rows))
-        return jnp.where(index < 0, 0.0, found)
+        return jnp.where(index < 0, 0.0, plan.metric.distance(query[:, None, None], rows))
 
     def all_again(query, bank):
         return tiles.in_tiles(lambda q, i: again(q, i, bank), each)(query, index)
@@ -90,7 +92,8 @@ def _measured_jvp(plan, primals, tangents):
     return distance, tangent
 
 
-def _check(query, bank, k, metric, labels, only, without):
+def check(query, bank, k, metric, labels, only, without) -> None:
+    """Raises ValueError for what cannot be answered."""
     rows = bank.shape[0]
     if rows == 0:
         raise ValueError("the bank is empty: give it at least one row")
@@ -100,7 +103,7 @@ def _check(query, bank, k, metric, labels, only, without):
         raise ValueError(
             f"query {query.shape} and bank {bank.shape} must be (query, dim) and (row, dim) of one dim"
         )
-    if isinstance(metric, metrics.Subspaces) and query.shape[1] % metric.count:
+    if isinstance(metric, metrics.Subspaces) and (metric.count < 1 or query.shape[1] % metric.count):
         raise ValueError(f"{query.shape[1]} dimensions are no multiple of {metric.count} subspaces")
     if (labels is None) != (only is None and without is None):
         raise ValueError("labels go with only= or without=, and those with labels")

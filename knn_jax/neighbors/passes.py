@@ -62,7 +62,7 @@ class Eligible(NamedTuple):
 
 
 def nearest(query, bank, eligible, plan):
-    """(key, index) of the nearest rows, (query, group, k)."""
+    """(distance, index) of the nearest rows, (query, group, k)."""
     rows, dim = bank.shape
     if slots(plan.kept, rows) * 2 > rows:  # most would be measured anyhow
         each = max(1, tiles.MEASURED // (dim * rows))
@@ -72,18 +72,26 @@ def nearest(query, bank, eligible, plan):
     each = tiles.gathered(plan.groups * index.shape[-1] * dim)
     centre, _, largest = _summary(bank, plan)
 
-    def measure(query, index, left):
-        key = plan.metric.key(query[:, None, None], bank[index].astype(query.dtype))
-        key = jnp.where(index < 0, jnp.inf, key)
-        nearest, place = top_k(-key, plan.k)  # candidates are in order of rows: ties too
-        kth = -nearest.min(-1)
-        floor = plan.metric.floor(left, query, largest, centre, plan.coarse)
-        certain = (left == -jnp.inf) | (floor > kth)
-        index = jnp.take_along_axis(index, place, -1)
-        return -nearest, jnp.where(-nearest == jnp.inf, -1, index), certain.all(-1)
+    def measure(query, index):
+        found = plan.metric.distance(query[:, None, None], bank[index].astype(query.dtype))
+        found, place = top_k(jnp.where(index < 0, -jnp.inf, -found), plan.k)
+        found = -found  # candidates are in order of rows: ties too
+        return found, jnp.where(found == jnp.inf, -1, jnp.take_along_axis(index, place, -1))
 
-    key, index, certain = tiles.in_tiles(measure, each)(query, index, left)
-    return _repair(key, index, certain, query, bank, eligible, plan)
+    def prove(query, index, left):
+        near = measure(query, index)
+        floor = plan.metric.floor(left, query, largest, centre, plan.coarse)
+        return near, ((left == -jnp.inf) | (floor > near[0].max(-1))).all(-1)
+
+    near, certain = tiles.in_tiles(prove, each)(query, index, left)
+
+    def repaired():
+        # Measured again by the same steps: others may round otherwise, and equal rows would not tie.
+        found = _repair(index, certain, query, bank, eligible, plan)
+        return tiles.in_tiles(measure, each)(query, found)
+
+    # The condition keeps XLA from doing what does not change in a loop before it, for nobody.
+    return lax.cond(certain.all(), lambda: near, repaired)
 
 
 def _summary(bank, plan):
@@ -150,7 +158,7 @@ def _candidates(query, bank, eligible, plan):
 
 
 def _directly(query, eligible, bank, plan):
-    """(key, index) by measuring every row."""
+    """(distance, index) by measuring every row."""
     rows, dim = bank.shape
     size = min(rows, max(1, tiles.MEASURED // (len(query) * max(dim, plan.groups))))
 
@@ -158,45 +166,44 @@ def _directly(query, eligible, bank, plan):
         first = jnp.minimum(number * size, rows - size)
         part = bank if size == rows else lax.dynamic_slice_in_dim(bank, first, size)
         ids = first + jnp.arange(size, dtype=jnp.int32)
-        key = plan.metric.key(query[:, None], part.astype(query.dtype)[None])[:, None]
+        found = plan.metric.distance(query[:, None], part.astype(query.dtype)[None])[:, None]
         mask = (ids >= number * size)[None, None]
         eligible_rows = eligible.mask(first, size)
-        key = jnp.where(mask if eligible_rows is None else mask & eligible_rows, key, jnp.inf)
-        key = jnp.concatenate([carry[0], jnp.broadcast_to(key, (*carry[0].shape[:2], size))], -1)
+        found = jnp.where(mask if eligible_rows is None else mask & eligible_rows, found, jnp.inf)
+        found = jnp.concatenate([carry[0], jnp.broadcast_to(found, (*carry[0].shape[:2], size))], -1)
         ids = jnp.concatenate([carry[1], jnp.broadcast_to(ids, (*carry[1].shape[:2], size))], -1)
-        nearest, place = top_k(-key, plan.k)  # the lower row first among equals
+        nearest, place = top_k(-found, plan.k)  # the lower row first among equals
         return (-nearest, jnp.take_along_axis(ids, place, -1)), None
 
     # Made from the query, so that under shard_map the carry varies as the tiles do.
     nothing = jnp.full((len(query), plan.groups, plan.k), jnp.inf) + 0 * query[:, :1, None]
     carry = nothing, jnp.full(nothing.shape, -1, jnp.int32) + 0 * query[:, :1, None].astype(jnp.int32)
-    (key, index), _ = lax.scan(tile, carry, jnp.arange(-(-rows // size), dtype=jnp.int32))
-    return key, jnp.where(key == jnp.inf, -1, index)
+    (distance, index), _ = lax.scan(tile, carry, jnp.arange(-(-rows // size), dtype=jnp.int32))
+    return distance, jnp.where(distance == jnp.inf, -1, index)
 
 
-def _repair(key, index, certain, query, bank, eligible, plan):
-    """Measures every row for the queries that are not certain, a few at a time."""
-    count = len(query)
+def _repair(index, certain, query, bank, eligible, plan):
+    """Candidates that are the nearest of all rows for the queries that are not certain."""
+    count, _, width = index.shape
     few = min(REPAIRED, count)
 
     def some(state):
-        key, index, certain = state
+        index, certain = state
         (which,) = jnp.nonzero(~certain, size=few, fill_value=count)
 
         def take(leaf):
             return leaf.at[which].get(mode="clip")
 
-        found = _directly(take(query), eligible.of(jax.tree.map(take, eligible.each)), bank, plan)
-        key, index = (
-            leaf.at[which].set(new, mode="drop") for leaf, new in zip((key, index), found, strict=True)
+        _, found = _directly(take(query), eligible.of(jax.tree.map(take, eligible.each)), bank, plan)
+        found = jnp.sort(jnp.where(found < 0, len(bank), found))
+        found = jnp.pad(
+            jnp.where(found == len(bank), -1, found),
+            [(0, 0)] * 2 + [(0, width - plan.k)],
+            constant_values=-1,
         )
-        return key, index, certain.at[which].set(True, mode="drop")
+        return index.at[which].set(found, mode="drop"), certain.at[which].set(True, mode="drop")
 
-    def repaired():
-        return lax.while_loop(lambda state: ~state[2].all(), some, (key, index, certain))[:2]
-
-    # The condition keeps XLA from doing what does not change in the loop before it, for nobody.
-    return lax.cond(certain.all(), lambda: (key, index), repaired)
+    return lax.while_loop(lambda state: ~state[1].all(), some, (index, certain))[0]
 
 
 def _by_parts(function, query, eligible, each, *carry):

@@ -12,7 +12,8 @@ from jaxtyping import Array, Int, Num
 
 from knn_jax.neighbors import metrics
 from knn_jax.neighbors.answer import Neighbors, merge
-from knn_jax.neighbors.nearest import search
+from knn_jax.neighbors.nearest import check, search_part
+from knn_jax.neighbors.passes import Eligible
 
 PIECE = 2**28  # bytes of the bank on the device at once, and as many on the way
 
@@ -38,17 +39,23 @@ def stream(
 
     Raises ValueError as `search` does, and if the file of a memory map changes meanwhile.
     """
+    metric = metrics.named(metric) if isinstance(metric, str) else metric
+    check(query, bank, k, metric, labels, only, without)
     count, dim = bank.shape
-    if not 1 <= k <= count:
-        raise ValueError(f"k={k} neighbours asked of a bank of {count} rows: use 1 to {count}")
-    rows = rows or max(1, PIECE // (dim * bank.dtype.itemsize))
+    if rows is not None and rows < 1:
+        raise ValueError(f"pieces of {rows} rows: give at least 1")
+    size = min(count, rows or max(1, PIECE // (dim * bank.dtype.itemsize)))
     before = _stamp(bank)
     found, previous = None, None
-    for first in track(range(0, count, rows)):
-        piece = jax.device_put(bank[first : first + rows])
-        own = None if labels is None else jnp.asarray(labels[first : first + rows])
-        near = _piece(query, piece, own, only, without, first, min(k, len(piece)), metric, coarse)
-        found = near if found is None else _merged(found, near, min(k, first + len(piece)))
+    for first in track(range(0, count, size)):
+        # The last piece overlaps: all are searched by one program, so that equal rows tie.
+        start = min(first, count - size)
+        piece = slice(start, start + size)
+        own = None if labels is None else jnp.asarray(labels[piece])
+        there = np.arange(start, start + size) >= first if count % size else None
+        eligible = Eligible(own, only, without, there)
+        near = _piece(metric, coarse, query, jax.device_put(bank[piece]), min(k, size), eligible, start)
+        found = near if found is None else _merged(found, near, min(k, first + size))
         if _stamp(bank) != before:
             raise ValueError(f"{bank.filename} changed while it was searched: search it again")  # pyright: ignore
         jax.block_until_ready(previous)  # no more than two pieces are on the device
@@ -57,20 +64,18 @@ def stream(
     return found
 
 
-@functools.partial(jax.jit, static_argnames=("k", "metric", "coarse"))
-def _piece(query, piece, labels, only, without, first, k, metric, coarse):
-    near = search(
-        query, piece, k, metric=metric, coarse=coarse, labels=labels, only=only, without=without
-    )
-    return Neighbors(near.distance, jnp.where(near.index < 0, -1, near.index + first))
+@functools.partial(jax.jit, static_argnums=(0, 1, 4))
+def _piece(metric, coarse, query, piece, k, eligible, start):
+    near = search_part(metric, coarse, query, piece, k, eligible)
+    return Neighbors(near.distance, jnp.where(near.index < 0, -1, near.index + start))
 
 
 _merged = jax.jit(merge, static_argnames="k")
 
 
 def _stamp(bank: Any) -> tuple[int, int] | None:
-    """Size and time of change of a memory map's file."""
-    if not isinstance(bank, np.memmap) or bank.filename is None:
+    """Size and time of change of a memory map's file; None where there is no file (any more)."""
+    if not isinstance(bank, np.memmap) or bank.filename is None or not os.path.exists(bank.filename):
         return None
     status = os.stat(bank.filename)
     return status.st_size, status.st_mtime_ns
