@@ -17,6 +17,14 @@ def test_tables_are_those_of_the_results(file):
     assert pages.markdown(json.loads(file.read_text())) in README
 
 
+def test_the_benchmark_is_the_one_measured():
+    for shape in json.loads((ROOT / "results/benchmarks/neighbors_cpu.json").read_text())["shapes"]:
+        rivals = shape["rivals"]
+        others = " | ".join(f"{rivals[name]['ratio']:.2f}" for name in ("torch", "sklearn"))
+        ours = f"{rivals['ours']['ms']:.4g} | {shape['ratio']:.2f} | {others}"
+        assert f"| {shape['name']} | {ours} |" in README
+
+
 def test_the_map_names_every_module():
     modules = {path.stem for path in (ROOT / "knn_jax").glob("*") if not path.name.startswith("_")}
     section = README.split("## The map")[1]
