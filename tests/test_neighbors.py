@@ -292,6 +292,15 @@ def test_the_compiled_program_holds_one_tile(gradient):
     assert held < gathered < 4 * queries * rows
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])  # XLA's CPU backend converts all of a bfloat16
+def test_a_bank_of_halves_or_bytes_has_no_float32_copy(dtype):
+    rows, dim = 400_000, 64
+    query = jax.ShapeDtypeStruct((20, dim), jnp.float32)
+    bank = jax.ShapeDtypeStruct((rows, dim), dtype)
+    memory = search.lower(query, bank, k=3).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4 * rows * dim / 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -36,11 +36,11 @@ def search(
     measured. Rows at the same floating-point distance come lower row first, whatever the tile, batch
     or device (the last bits of a distance may differ from one program to another). `coarse` makes the
     matmul of a lower precision with a wider bound: the same answers, sooner on matrix units. Banks of
-    bytes or halves are converted tile by tile, so that distances are exact for the values stored. A
-    bank from `shard` is searched on all its devices at once, its own labels serving `only` and
-    `without`. Distances are differentiable in `query` and `bank` (zero gradient at q = b); indices
-    carry none. Memory is one tile of scores beside O(query x k). Under `vmap` both ways run for every
-    query: pass a batch instead.
+    bytes or halves are converted tile by tile (but XLA's CPU backend widens all of a bfloat16 bank), so
+    that distances are exact for the values stored. A bank from `shard` is searched on all its devices
+    at once, its own labels serving `only` and `without`. Distances are differentiable in `query` and
+    `bank` (zero gradient at q = b); indices carry none. Memory is one tile of scores beside
+    O(query x k). Under `vmap` both ways run for every query: pass a batch instead.
 
     Raises ValueError for a k that the bank cannot answer, shapes that do not fit and unknown metrics.
     """

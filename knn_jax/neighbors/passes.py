@@ -99,7 +99,27 @@ def _summary(bank, plan):
     dtype = floating(bank)
     step = max(1, len(bank) // SAMPLE)
     centre = bank[::step].astype(dtype).mean(0, keepdims=True)
-    summary, largest = plan.metric.summary(bank.astype(dtype), centre)
+    rows, dim = bank.shape
+    if bank.dtype == dtype:
+        return centre, *plan.metric.summary(bank, centre)
+
+    # A tile at a time: XLA would convert the whole bank first.
+    size = tiles.row_tile(rows, dim, False)
+
+    def tile(number):
+        first = jnp.minimum(number * size, rows - size)
+        part = lax.dynamic_slice_in_dim(bank, first, size)
+        return first, *plan.metric.summary(part.astype(dtype), centre)
+
+    def next_tile(carry, number):
+        first, part, largest = tile(number)
+        summary = lax.dynamic_update_slice_in_dim(carry[0], part, first, 0)
+        return (summary, jax.tree.map(jnp.maximum, carry[1], largest)), None
+
+    _, part, largest = tile(0)
+    summary = jnp.zeros((rows, *part.shape[1:]), dtype).at[:size].set(part)
+    numbers = jnp.arange(1, -(-rows // size), dtype=jnp.int32)
+    (summary, largest), _ = lax.scan(next_tile, (summary, largest), numbers)
     return centre, summary, largest
 
 
