@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from banks import brute
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, PartitionSpec
 from sklearn.datasets import load_digits
@@ -17,17 +18,6 @@ from knn_jax.neighbors import tiles
 
 KINDS = ["gaussian", "clustered", "offset", "duplicated", "grid", "needle"]
 search = jax.jit(neighbors.search, static_argnames="k")  # compiled once for many data
-
-
-def brute(query, bank, k, eligible=None):
-    """Distances and indices in float64, ties to the lower row; inf and -1 beyond the eligible."""
-    query, bank = np.asarray(query, np.float64), np.asarray(bank, np.float64)
-    distance = np.sqrt(((query[:, None] - bank[None]) ** 2).sum(-1))
-    if eligible is not None:
-        distance = np.where(eligible, distance, np.inf)
-    index = np.argsort(distance, 1, kind="stable")[:, :k]
-    distance = np.take_along_axis(distance, index, 1)
-    return distance, np.where(np.isinf(distance), -1, index)
 
 
 def sample(kind, rows=300, queries=9, dim=12):

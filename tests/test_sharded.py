@@ -11,10 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import banks
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from banks import brute, same
 
 from knn_jax import mesh, neighbors
 
@@ -33,36 +35,7 @@ def made(parts):
 
 
 def sample(kind, rows=ROWS, queries=QUERIES):
-    rng = np.random.default_rng(0)
-    bank, query = rng.normal(size=(rows, DIM)), rng.normal(size=(queries, DIM))
-    if kind == "short":  # numbers whose squares are summed without rounding, in any order
-        bank, query = np.round(bank * 16) / 16, np.round(query * 16) / 16
-    if kind == "grid":
-        bank, query = rng.integers(0, 2, size=bank.shape), rng.integers(0, 2, size=query.shape)
-    if kind == "duplicated":  # on all devices
-        bank = np.resize(bank[: rows // 10], bank.shape)
-    if kind == "equal":
-        bank = np.resize(bank[:1], bank.shape)
-    if (
-        kind == "outlier"
-    ):  # duplicates, and one row so far away that its device's matmul decides nothing
-        bank = np.resize(bank[: rows // 10], bank.shape)
-        bank[rows // 8] = 1e5
-    return jnp.asarray(query, jnp.float32), np.asarray(bank, np.float32)
-
-
-def brute(query, bank, k, eligible=True):
-    """Distances and indices in float64, ties to the lower row; inf and -1 beyond the eligible."""
-    distance = np.sqrt(((np.asarray(query, np.float64)[:, None] - np.asarray(bank)[None]) ** 2).sum(-1))
-    distance = np.where(eligible, distance, np.inf)
-    index = np.argsort(distance, 1, kind="stable")[:, :k]
-    distance = np.take_along_axis(distance, index, 1)
-    return distance, np.where(np.isinf(distance), -1, index)
-
-
-def same(near, expected):
-    np.testing.assert_array_equal(near.index, expected.index)
-    np.testing.assert_array_equal(near.distance, expected.distance)
+    return banks.sample(kind, rows, queries)
 
 
 def test_a_mesh_is_of_all_devices():

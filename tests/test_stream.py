@@ -6,10 +6,12 @@ import itertools
 import os
 import re
 
+import banks
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from banks import brute, same
 
 from knn_jax import neighbors
 
@@ -20,26 +22,7 @@ search = jax.jit(neighbors.search, static_argnames=("k", "metric", "coarse"))
 
 
 def sample(kind, rows=ROWS, queries=QUERIES):
-    rng = np.random.default_rng(0)
-    bank, query = rng.normal(size=(rows, DIM)), rng.normal(size=(queries, DIM))
-    if kind == "short":  # numbers whose squares are summed without rounding, in any order
-        bank, query = np.round(bank * 16) / 16, np.round(query * 16) / 16
-    if kind == "grid":
-        bank, query = rng.integers(0, 3, size=bank.shape), rng.integers(0, 3, size=query.shape)
-    if kind == "duplicated":  # in all pieces
-        bank = np.resize(bank[: rows // 10], bank.shape)
-    return jnp.asarray(query, jnp.float32), bank.astype(np.float32)
-
-
-def same(near, expected):
-    np.testing.assert_array_equal(near.index, expected.index)
-    np.testing.assert_array_equal(near.distance, expected.distance)
-
-
-def brute(query, bank, k=K):
-    """Indices in float64, ties to the lower row."""
-    distance = ((np.asarray(query, np.float64)[:, None] - bank[None]) ** 2).sum(-1)
-    return np.argsort(distance, 1, kind="stable")[:, :k]
+    return banks.sample(kind, rows, queries, levels=3)
 
 
 def mapped(bank, folder):
@@ -67,7 +50,7 @@ def test_real_numbers_change_only_the_last_bits(rows):
 def test_ties_go_to_the_lower_row_in_whatever_piece():
     query, bank = sample("duplicated")
     near = neighbors.stream(query, bank, K, rows=100)
-    np.testing.assert_array_equal(near.index, brute(query, bank))
+    np.testing.assert_array_equal(near.index, brute(query, bank, K)[1])
 
 
 def test_ties_go_to_the_lower_row_where_the_last_piece_is_small():
@@ -76,7 +59,7 @@ def test_ties_go_to_the_lower_row_where_the_last_piece_is_small():
     bank[:192] += 100
     bank[200:] = bank[192:200]
     near = neighbors.stream(query, bank, 8, rows=200)
-    np.testing.assert_array_equal(near.index, brute(query, bank, 8))
+    np.testing.assert_array_equal(near.index, brute(query, bank, 8)[1])
 
 
 def test_k_may_be_all_rows():

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int
 
 from knn_jax import classifiers, neighbors
 
-ULP = 2.0**-24  # a rounding, relative
 FEATURE_ERROR = 2.0**-20  # of computed features, relative to the largest norm among them
 
 
@@ -42,7 +41,7 @@ def sides(model: Any, query: Float[Array, "batch dim"], y: Int[Array, " batch"],
     rival = neighbors.search(query, bank, min(other, rows), labels=model.labels, without=y)
     largest = jnp.sqrt(jnp.max(jnp.sum(jnp.square(bank), -1)))
     largest = jnp.maximum(largest, jnp.sqrt(jnp.sum(jnp.square(query), -1)))
-    return Sides(near, rival, (bank.shape[1] + 8) * ULP, FEATURE_ERROR * largest)
+    return Sides(near, rival, neighbors.rounding(bank), FEATURE_ERROR * largest)
 
 
 def check(model: Any, x: Any, y: Any, lipschitz: float):

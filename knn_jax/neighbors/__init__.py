@@ -2,7 +2,7 @@
 
 from knn_jax.neighbors.answer import Neighbors, merge
 from knn_jax.neighbors.estimate import Estimate, estimate
-from knn_jax.neighbors.metrics import Cosine, Euclidean, InnerProduct, Subspaces
+from knn_jax.neighbors.metrics import Cosine, Euclidean, InnerProduct, Subspaces, rounding
 from knn_jax.neighbors.nearest import search
 from knn_jax.neighbors.selection import top_k
 from knn_jax.neighbors.sharded import Sharded, shard
@@ -21,6 +21,7 @@ __all__ = [
     "estimate",
     "in_tiles",
     "merge",
+    "rounding",
     "search",
     "shard",
     "soft_votes",

@@ -40,7 +40,7 @@ class Euclidean:
         # Norms multiplied in the matmul, and in <q - m, m>.
         reach = jnp.sqrt(largest) + (0.0 if coarse else 2 * jnp.sqrt(jnp.sum(jnp.square(centre))))
         bound = jnp.sqrt(own) * reach
-        slack = _rounding(query) * (3 * own + 3 * largest + 2 * bound) + 2 * _lost(coarse) * bound
+        slack = rounding(query) * (3 * own + 3 * largest + 2 * bound) + 2 * _lost(coarse) * bound
         return self._of(own + 2 * inner - 2 * score - slack)
 
     def distance(self, query, rows):
@@ -63,7 +63,7 @@ class InnerProduct:
 
     def floor(self, score, query, largest, centre, coarse):
         bound = jnp.sqrt(jnp.sum(jnp.square(query), -1, keepdims=True)) * jnp.sqrt(largest)
-        return -score - (3 * _rounding(query) + _lost(coarse)) * bound
+        return -score - (3 * rounding(query) + _lost(coarse)) * bound
 
     def distance(self, query, rows):
         return -jnp.sum(query * rows, -1)
@@ -81,7 +81,7 @@ class Cosine:
         return _product(_direction(query), rows, coarse) * summary[None]
 
     def floor(self, score, query, largest, centre, coarse):
-        return 1 - score - (8 * _rounding(query) + 2 * _lost(coarse))
+        return 1 - score - (8 * rounding(query) + 2 * _lost(coarse))
 
     def distance(self, query, rows):
         apart = jnp.sum(jnp.square(_direction(query) - _direction(rows)), -1) / 2
@@ -100,7 +100,7 @@ class Subspaces:
     def scores(self, query, rows, summary, centre, coarse):
         """Less the sum of roots of lower bounds on the squared distances."""
         query, rows = self._parts(query - centre), self._parts(rows - centre)
-        lost = 5 * _rounding(query) + _lost(coarse)
+        lost = 5 * rounding(query) + _lost(coarse)
         total = 0.0
         for part in range(self.count):
             product = _product(query[:, part], rows[:, part], coarse)
@@ -109,7 +109,7 @@ class Subspaces:
         return lax.optimization_barrier(-total)  # computed once for all that reads it
 
     def floor(self, score, query, largest, centre, coarse):
-        return -score * (1 - 4 * _rounding(query))
+        return -score * (1 - 4 * rounding(query))
 
     def distance(self, query, rows):
         return jnp.sum(_root(jnp.sum(jnp.square(self._parts(query - rows)), -1)), -1)
@@ -149,7 +149,7 @@ def _lost(coarse: Coarse | None) -> float:
     return 0.0 if coarse is None else 2.1 * UNIT[coarse]
 
 
-def _rounding(x) -> float:
+def rounding(x) -> float:
     """Error of a sum over the last axis, relative to the sum of magnitudes, in any order (gamma_D);
     with 8 roundings of each term."""
     return (x.shape[-1] + 8) * float(jnp.finfo(x.dtype).eps) / 2

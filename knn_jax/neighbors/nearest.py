@@ -1,6 +1,7 @@
 """Exact nearest-neighbour search on one device or on many."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -58,12 +59,12 @@ def search_part(
     metric: metrics.Metric, coarse: metrics.Coarse | None, query, bank, k: int, eligible: Eligible
 ) -> Neighbors:
     """`search` on one device; `eligible` may exclude rows that only pad the bank."""
-    query, only = query.astype(floating(query, bank)), eligible.only
-    many = 1 if only is None or only.ndim == 1 else only.shape[1]
-    shape = (len(query), k) if only is None or only.ndim == 1 else (len(query), many, k)
+    query = query.astype(floating(query, bank))
+    groups = () if eligible.only is None else eligible.only.shape[1:]
+    shape = (len(query), *groups, k)
     if len(query) == 0:
         return Neighbors(jnp.zeros(shape, query.dtype), jnp.zeros(shape, jnp.int32))
-    plan = Plan(k, metric, coarse, many)
+    plan = Plan(k, metric, coarse, math.prod(groups))
     distance, index = nearest(*lax.stop_gradient((query, bank)), eligible, plan)
     distance = _measured(plan, query, bank, distance, index)
     return Neighbors(distance.reshape(shape), index.reshape(shape))

@@ -46,15 +46,17 @@ class Eligible(NamedTuple):
         """The same for other queries."""
         return self._replace(only=each[0], without=each[1])
 
-    def mask(self, first, rows: int):
-        """(query, group, row) for a tile of rows; None if all are eligible."""
-        mask = None
+    def mask(self, first, rows: int, new):
+        """(query, group, row) for a tile of rows, of which some may not be `new`; None if all are
+        eligible."""
+        mask = None if new is None else new[None, None]
         if self.labels is not None:
             label = lax.dynamic_slice_in_dim(self.labels, first, rows)[None, None]
             if self.without is not None:
-                mask = label != self.without[:, None, None]
-            elif self.only is not None:
-                mask = label == self.only.reshape(len(self.only), -1, 1)
+                wanted = label != self.without[:, None, None]
+            else:
+                wanted = label == self.only.reshape(len(self.only), -1, 1)  # pyright: ignore
+            mask = wanted if mask is None else mask & wanted
         if self.there is not None:
             there = lax.dynamic_slice_in_dim(self.there, first, rows)[None, None]
             mask = there if mask is None else mask & there
@@ -68,9 +70,9 @@ def nearest(query, bank, eligible, plan):
         each = max(1, tiles.MEASURED // (dim * rows))
         return _by_parts(functools.partial(_directly, bank=bank, plan=plan), query, eligible, each)
 
-    index, left = _candidates(query, bank, eligible, plan)
+    centre, summary, largest = _summary(bank, plan)
+    index, left = _candidates(query, bank, eligible, plan, centre, summary)
     each = tiles.gathered(plan.groups * index.shape[-1] * dim)
-    centre, _, largest = _summary(bank, plan)
 
     def measure(query, index):
         found = plan.metric.distance(query[:, None, None], bank[index].astype(query.dtype))
@@ -107,7 +109,7 @@ def _summary(bank, plan):
     size = tiles.row_tile(rows, dim, False)
 
     def tile(number):
-        first = jnp.minimum(number * size, rows - size)
+        first, _ = tiles.span(number, size, rows)
         part = lax.dynamic_slice_in_dim(bank, first, size)
         return first, *plan.metric.summary(part.astype(dtype), centre)
 
@@ -123,19 +125,17 @@ def _summary(bank, plan):
     return centre, summary, largest
 
 
-def _candidates(query, bank, eligible, plan):
+def _candidates(query, bank, eligible, plan, centre, summary):
     """Rows (query, group, slot) in ascending order that may be among the nearest, -1 for none, and
     the largest score of the others (query, group)."""
     rows, dim = bank.shape
     size = tiles.row_tile(rows, dim, bank.dtype == query.dtype and plan.coarse is None)
     size = min(rows, max(size, 2 * slots(plan.kept, rows)))
     each = tiles.query_tile(len(query), plan.groups, size)
-    centre, summary, _ = _summary(bank, plan)
 
     def tile(number):
-        """Rows, their summary, the first of them and which are new: the last tile overlaps."""
-        first = jnp.minimum(number * size, rows - size)
-        new = (first + jnp.arange(size) >= number * size)[None, None] if rows % size else None
+        """Rows, their summary, the first of them and which are new."""
+        first, new = tiles.span(number, size, rows)
         if size == rows:
             return bank, summary, first, new
         part, of_each = (lax.dynamic_slice_in_dim(leaf, first, size) for leaf in (bank, summary))
@@ -146,9 +146,7 @@ def _candidates(query, bank, eligible, plan):
         found = plan.metric.scores(query, part.astype(query.dtype), of_each, centre, plan.coarse)[
             :, None
         ]
-        mask = eligible.mask(first, size)
-        if new is not None:
-            mask = new if mask is None else mask & new
+        mask = eligible.mask(first, size, new)
         return found if mask is None else jnp.where(mask, found, -jnp.inf)
 
     def best(scores, enough=None):
@@ -183,13 +181,12 @@ def _directly(query, eligible, bank, plan):
     size = min(rows, max(1, tiles.MEASURED // (len(query) * max(dim, plan.groups))))
 
     def tile(carry, number):
-        first = jnp.minimum(number * size, rows - size)
+        first, new = tiles.span(number, size, rows)
         part = bank if size == rows else lax.dynamic_slice_in_dim(bank, first, size)
         ids = first + jnp.arange(size, dtype=jnp.int32)
         found = plan.metric.distance(query[:, None], part.astype(query.dtype)[None])[:, None]
-        mask = (ids >= number * size)[None, None]
-        eligible_rows = eligible.mask(first, size)
-        found = jnp.where(mask if eligible_rows is None else mask & eligible_rows, found, jnp.inf)
+        mask = eligible.mask(first, size, new)
+        found = found if mask is None else jnp.where(mask, found, jnp.inf)
         found = jnp.concatenate([carry[0], jnp.broadcast_to(found, (*carry[0].shape[:2], size))], -1)
         ids = jnp.concatenate([carry[1], jnp.broadcast_to(ids, (*carry[1].shape[:2], size))], -1)
         nearest, place = top_k(-found, plan.k)  # the lower row first among equals

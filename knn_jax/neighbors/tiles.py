@@ -21,6 +21,12 @@ def row_tile(rows: int, dim: int, whole: bool) -> int:
     return -(-rows // tiles)
 
 
+def span(number, size: int, rows: int):
+    """The first row of a tile, and which are new, None if all: the last tile overlaps."""
+    first = jnp.minimum(number * size, rows - size)
+    return first, first + jnp.arange(size) >= number * size if rows % size else None
+
+
 def query_tile(queries: int, groups: int, rows: int) -> int:
     """Queries that are scored at once against a tile of rows."""
     scores = SCORES if jax.default_backend() == "cpu" else SCORES_ACCELERATOR
