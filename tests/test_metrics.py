@@ -18,7 +18,7 @@ METRICS = ["l2", "squared_l2", "cosine", "inner_product", Subspaces(2), Subspace
 APART = ["l2", "cosine", "inner_product", Subspaces(2)]  # that differ in more than what is returned
 KINDS = ["gaussian", "clustered", "offset", "duplicated", "grid", "sorted", "low rank"]
 COARSE = ["bfloat16", "tensorfloat32"]
-FEW, MANY = 8, 20  # queries: selected among by sorting, and by counting
+FEW, MANY = 8, 20  # queries
 K = 5
 
 search = jax.jit(neighbors.search, static_argnames=("k", "metric", "coarse"))  # compiled for many data

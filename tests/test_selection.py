@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from knn_jax.neighbors import selection
-from knn_jax.neighbors.selection import FEW, SPARE, WIDTHS, slots
+from knn_jax.neighbors.selection import SPARE, WIDTHS, slots
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -32,15 +32,14 @@ KINDS = [
 ]
 # (batch, count, kept) and the width of a group that they lead to, 0 for what needs none
 SHAPES = {
-    (FEW + 1, 100, 6): 8,
-    (FEW + 4, 333, 10): 16,
-    (FEW + 4, 1000, 13): 32,
-    (FEW + 1, 5000, 100): 16,
-    (FEW + 4, 130, 40): 1,
-    (FEW + 1, 66, 40): 0,
-    (FEW + 1, 20, 40): 0,
-    (FEW, 333, 10): 0,
-    (1, 1000, 13): 0,
+    (7, 100, 6): 8,
+    (9, 333, 10): 16,
+    (9, 1000, 13): 32,
+    (7, 5000, 100): 16,
+    (9, 130, 40): 1,
+    (7, 66, 40): 0,
+    (7, 20, 40): 0,
+    (1, 1000, 13): 32,
 }
 
 
@@ -113,7 +112,7 @@ def check(score, kept, chosen):
         assert (there[:, :-1] | ~there[:, 1:]).all(), "none between others"
     for row in range(len(score)):
         found = place[row][there[row]]
-        assert (np.diff(found) > 0).all(), "ascending, each once"
+        assert len(np.unique(found)) == len(found), "each once"
         np.testing.assert_array_equal(value[row][there[row]], score[row][found])
         assert (score[row][found] > -np.inf).all(), "-inf is never selected"
         others = np.delete(score[row], found)
@@ -151,7 +150,7 @@ def test_few_more_than_asked_are_selected_without_sorting(shape):
     assert (number < slots(kept, count)).all()
 
 
-@pytest.mark.parametrize("shape", [s for s in SHAPES if SHAPES[s] in (1, 16) or s[0] == FEW], ids=str)
+@pytest.mark.parametrize("shape", [s for s in SHAPES if SHAPES[s] in (1, 16) or s[0] == 1], ids=str)
 def test_enough_known_elsewhere_is_the_threshold(shape):
     """The best of two halves are among what one has kept and what is selected of the other."""
     _, _, kept = shape
@@ -167,7 +166,7 @@ def test_enough_known_elsewhere_is_the_threshold(shape):
 
 
 def test_the_whole_batch_is_right_where_one_row_is_crowded():
-    shape = (FEW + 4, 333, 10)
+    shape = (9, 333, 10)
     score = sample("random", *shape).at[5].set(sample("crowded", *shape)[5])
     check(score, 10, chosen := select(score, 10))
     np.testing.assert_array_equal(best(chosen.score, 10), best(score, 10))

@@ -4,11 +4,7 @@ import dataclasses
 import functools
 import inspect
 import math
-import os
 import re
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import banks
@@ -297,41 +293,3 @@ def test_what_cannot_be_answered_is_refused(arguments, message):
 def test_an_empty_bank_is_refused():
     with pytest.raises(ValueError, match="the bank is empty"):
         neighbors.shard(np.zeros((0, 2), np.float32), made(4))
-
-
-def two_processes(mode, folder, seconds):
-    """(exit code, output) of each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    worker = str(ROOT / "tests" / "worker_two_processes.py")
-    logs = [folder / f"{me}.log" for me in (0, 1)]
-    started = []
-    try:
-        for me, log in enumerate(logs):
-            command = [sys.executable, worker, str(port), str(me), mode]
-            with log.open("w") as out:
-                started.append(
-                    subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
-                )
-        codes = [process.wait(timeout=seconds) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    return [(code, log.read_text()) for code, log in zip(codes, logs, strict=True)]
-
-
-def test_two_processes_share_a_bank(tmp_path):
-    """Each gives its own rows, not as many as the other, and both get the nearest of all."""
-    for code, output in two_processes("stays", tmp_path, seconds=60):
-        assert (code, output.splitlines()[-1:]) == (0, ["ok"]), output
-
-
-def test_a_dead_process_ends_the_other(tmp_path):
-    (code, output), (other, dead) = two_processes("dies", tmp_path, seconds=60)
-    assert (other, dead.splitlines()[-1:]) == (1, ["ok"]), dead
-    assert code != 0
-    assert "ok" in output.splitlines(), output
-    assert "found alone" not in output.splitlines()

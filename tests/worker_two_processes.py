@@ -1,18 +1,21 @@
-"""One of two processes that share a bank: python tests/worker_two_processes.py PORT PROCESS MODE.
+"""One of two processes: python tests/worker_two_processes.py PORT PROCESS MODE FOLDER.
 
-Prints 'ok' once its searches are right. In the mode 'dies' process 1 then ends without a word while
-process 0 waits for it in another search.
+In the mode 'trains' it leaves what it trained in the folder; else it searches a bank that both share.
+Prints 'ok' at the end. In the mode 'dies' process 1 then ends without a word while process 0 waits
+for it in another search.
 """
 
 import os
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from knn_jax import mesh
+from knn_jax import config, data, mesh, neighbors, nets, training
+from knn_jax.defenses import basic
 
 ROWS, CUT, QUERIES, DIM, K, CLASSES = 1003, 600, 13, 16, 7, 5
 
@@ -27,11 +30,23 @@ def check(near, query, bank, numbers, eligible=True):
     np.testing.assert_allclose(near.distance, distance, rtol=2e-6)
 
 
-def main(port, me, mode):
-    jax.config.update("jax_num_cpu_devices", 2)
-    mesh.join(f"127.0.0.1:{port}", 2, me)
-    from knn_jax import neighbors
+def to_train():
+    """A small network and 200 digits."""
+    found = data.load(config.Data())
+    few = found._replace(train=data.Split(*(part[:200] for part in found.train)))
+    return basic(nets.trunk.Trunk(((4, 3, 2, 1),), 10)), few
 
+
+def train(folder, me):
+    """One epoch, and another from its checkpoint."""
+    defense, few = to_train()
+    for epochs in (1, 2):
+        found = training.train(defense, few, config.Optim(epochs=epochs), folder / "both", mesh.make())
+    np.savez(folder / f"{me}.npz", **{str(i): leaf for i, leaf in enumerate(jax.tree.leaves(found))})
+
+
+def share(me, mode):
+    """Searches of a bank of which each process has some rows."""
     search = jax.jit(neighbors.search, static_argnames="k")
     rng = np.random.default_rng(0)
     bank = rng.normal(size=(ROWS, DIM)).astype(np.float32)
@@ -57,8 +72,8 @@ def main(port, me, mode):
         except ValueError as error:
             refused = str(error)
         assert "1 parts of rows for 2 processes" in refused
-    print("ok", flush=True)
     if mode == "dies":
+        print("ok", flush=True)
         multihost_utils.sync_global_devices("both are right")
         if me == 1:
             time.sleep(2)  # until the other has read all that was sent
@@ -67,5 +82,15 @@ def main(port, me, mode):
         print("found alone", flush=True)
 
 
+def main(port, me, mode, folder):
+    jax.config.update("jax_num_cpu_devices", 2)
+    mesh.join(f"127.0.0.1:{port}", 2, me)
+    if mode == "trains":
+        train(Path(folder), me)
+    else:
+        share(me, mode)
+    print("ok", flush=True)
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

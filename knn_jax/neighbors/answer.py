@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Int
+
+from knn_jax.neighbors import keys
 
 
 class Neighbors(NamedTuple):
@@ -28,5 +29,6 @@ def merge(one: Neighbors, other: Neighbors, k: int) -> Neighbors:
 def ordered(near: Neighbors, k: int) -> Neighbors:
     """The k nearest of neighbours in any order."""
     last = jnp.where(near.index < 0, jnp.iinfo(jnp.int32).max, near.index)
-    distance, _, index = lax.sort((near.distance, last, near.index), num_keys=2)
-    return Neighbors(distance[..., :k], index[..., :k])
+    distance, index = keys.in_order(near.distance, last)
+    distance, index = distance[..., :k], index[..., :k]
+    return Neighbors(distance, jnp.where(distance == jnp.inf, -1, index))

@@ -6,6 +6,7 @@ summary(rows, centre)       what `scores` needs of each row (row, ...), and the 
 scores(query, rows, ...)    (query, row), larger for nearer rows
 floor(score, query, ...)    no row of at most that score is nearer: rounding is counted in
 distance(query, rows)       of any leading shape, free of cancellation
+held                        arrays of the size of the scores that these need at once
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class Euclidean:
     """|q - b|, or its square."""
 
     squared: bool = False
+    held = 1
 
     def summary(self, rows, centre):
         norm = jnp.sum(jnp.square(rows - centre), -1)
@@ -54,6 +56,8 @@ class Euclidean:
 class InnerProduct:
     """-<q, b>: the nearest row has the largest product."""
 
+    held = 1
+
     def summary(self, rows, centre):
         norm = jnp.sum(jnp.square(rows), -1)
         return jnp.zeros_like(norm), norm.max()
@@ -72,6 +76,8 @@ class InnerProduct:
 @dataclass(frozen=True)
 class Cosine:
     """1 - <q, b> / (|q| |b|), in [0, 2]; 1 where either is zero."""
+
+    held = 1
 
     def summary(self, rows, centre):
         norm = _norm(rows)[..., 0]
@@ -94,22 +100,29 @@ class Subspaces:
 
     count: int
 
+    @property
+    def held(self):
+        return 2 + self.count
+
     def summary(self, rows, centre):
         return jnp.sum(jnp.square(self._parts(rows - centre)), -1), ()
 
     def scores(self, query, rows, summary, centre, coarse):
-        """Less the sum of roots of lower bounds on the squared distances."""
+        """Less the square of the sum of roots of lower bounds on the squared distances."""
         query, rows = self._parts(query - centre), self._parts(rows - centre)
         lost = 5 * rounding(query) + _lost(coarse)
-        total = 0.0
+        total = jnp.zeros((), query.dtype)
         for part in range(self.count):
             product = _product(query[:, part], rows[:, part], coarse)
             norms = jnp.sum(jnp.square(query[:, part]), -1)[:, None] + summary[None, :, part]
-            total = total + jnp.sqrt(jnp.maximum((1 - lost) * norms - 2 * product, 0.0))
+            squared = jnp.maximum((1 - lost) * norms - 2 * product, 0.0)
+            # (a + b)^2 = a^2 + b^2 + 2 sqrt(a^2 b^2): a root less than to add roots
+            both = jnp.minimum(total * squared, jnp.finfo(query.dtype).max)
+            total = squared if part == 0 else total + squared + 2 * jnp.sqrt(both)
         return lax.optimization_barrier(-total)  # computed once for all that reads it
 
     def floor(self, score, query, largest, centre, coarse):
-        return -score * (1 - 4 * rounding(query))
+        return jnp.sqrt(-score) * (1 - (4 + 2 * self.count) * rounding(query))
 
     def distance(self, query, rows):
         return jnp.sum(_root(jnp.sum(jnp.square(self._parts(query - rows)), -1)), -1)

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from knn_jax.neighbors import metrics, tiles
+from knn_jax.neighbors.answer import Neighbors, ordered
 from knn_jax.neighbors.selection import select, slots, top_k
 
 SAMPLE = 1024  # rows whose mean is the centre
@@ -64,7 +65,7 @@ class Eligible(NamedTuple):
 
 
 def nearest(query, bank, eligible, plan):
-    """(distance, index) of the nearest rows, (query, group, k)."""
+    """The nearest rows, (query, group, k)."""
     rows, dim = bank.shape
     if slots(plan.kept, rows) * 2 > rows:  # most would be measured anyhow
         each = max(1, tiles.MEASURED // (dim * rows))
@@ -76,14 +77,12 @@ def nearest(query, bank, eligible, plan):
 
     def measure(query, index):
         found = plan.metric.distance(query[:, None, None], bank[index].astype(query.dtype))
-        found, place = top_k(jnp.where(index < 0, -jnp.inf, -found), plan.k)
-        found = -found  # candidates are in order of rows: ties too
-        return found, jnp.where(found == jnp.inf, -1, jnp.take_along_axis(index, place, -1))
+        return ordered(Neighbors(jnp.where(index < 0, jnp.inf, found), index), plan.k)
 
     def prove(query, index, left):
         near = measure(query, index)
         floor = plan.metric.floor(left, query, largest, centre, plan.coarse)
-        return near, ((left == -jnp.inf) | (floor > near[0].max(-1))).all(-1)
+        return near, ((left == -jnp.inf) | (floor > near.distance.max(-1))).all(-1)
 
     near, certain = tiles.in_tiles(prove, each)(query, index, left)
 
@@ -126,12 +125,12 @@ def _summary(bank, plan):
 
 
 def _candidates(query, bank, eligible, plan, centre, summary):
-    """Rows (query, group, slot) in ascending order that may be among the nearest, -1 for none, and
-    the largest score of the others (query, group)."""
+    """Rows (query, group, slot) that may be among the nearest, -1 for none, and the largest score of
+    the others (query, group)."""
     rows, dim = bank.shape
     size = tiles.row_tile(rows, dim, bank.dtype == query.dtype and plan.coarse is None)
     size = min(rows, max(size, 2 * slots(plan.kept, rows)))
-    each = tiles.query_tile(len(query), plan.groups, size)
+    each = tiles.query_tile(len(query), plan.groups * plan.metric.held, size)
 
     def tile(number):
         """Rows, their summary, the first of them and which are new."""
@@ -176,7 +175,7 @@ def _candidates(query, bank, eligible, plan, centre, summary):
 
 
 def _directly(query, eligible, bank, plan):
-    """(distance, index) by measuring every row."""
+    """The nearest rows by measuring every row."""
     rows, dim = bank.shape
     size = min(rows, max(1, tiles.MEASURED // (len(query) * max(dim, plan.groups))))
 
@@ -196,7 +195,7 @@ def _directly(query, eligible, bank, plan):
     nothing = jnp.full((len(query), plan.groups, plan.k), jnp.inf) + 0 * query[:, :1, None]
     carry = nothing, jnp.full(nothing.shape, -1, jnp.int32) + 0 * query[:, :1, None].astype(jnp.int32)
     (distance, index), _ = lax.scan(tile, carry, jnp.arange(-(-rows // size), dtype=jnp.int32))
-    return distance, jnp.where(distance == jnp.inf, -1, index)
+    return Neighbors(distance, jnp.where(distance == jnp.inf, -1, index))
 
 
 def _repair(index, certain, query, bank, eligible, plan):
@@ -212,12 +211,7 @@ def _repair(index, certain, query, bank, eligible, plan):
             return leaf.at[which].get(mode="clip")
 
         _, found = _directly(take(query), eligible.of(jax.tree.map(take, eligible.each)), bank, plan)
-        found = jnp.sort(jnp.where(found < 0, len(bank), found))
-        found = jnp.pad(
-            jnp.where(found == len(bank), -1, found),
-            [(0, 0)] * 2 + [(0, width - plan.k)],
-            constant_values=-1,
-        )
+        found = jnp.pad(found, [(0, 0)] * 2 + [(0, width - plan.k)], constant_values=-1)
         return index.at[which].set(found, mode="drop"), certain.at[which].set(True, mode="drop")
 
     return lax.while_loop(lambda state: ~state[1].all(), some, (index, certain))[0]

@@ -10,16 +10,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from knn_jax.neighbors import keys
 
 WIDTHS = (32, 16, 8)  # scores in a group
 SPARE = 8  # more than asked that a threshold may let through
-FEW = 16  # rows of scores whose many small steps take longer on a CPU than one top_k
+BITS = 32  # in a word
 
 
 class Selection(NamedTuple):
-    """Scores and their places, in order of place; -inf and -1 where there are fewer. No other score is
-    above `left`."""
+    """Scores and their places, in any order; -inf and -1 where there are fewer. No other score is above
+    `left`."""
 
     score: Float[Array, "batch slot"]
     place: Int[Array, "batch slot"]
@@ -38,11 +40,10 @@ def select(
 ) -> Selection:
     """At least the `kept` largest scores of each row, leaving out -inf.
 
-    The `kept`-th largest of the maxima of groups is a lower bound on the `kept`-th largest score, and
-    all scores from it on lie in groups whose maxima reach it. Few more than `kept` scores do unless
-    large ones crowd in a few groups; then `lax.top_k` selects instead, of `scores()` computed again:
-    held until then, they would be written to memory once more each time. If at least `kept` scores
-    known elsewhere reach `enough`, that is the threshold.
+    The `kept`-th largest of the maxima of groups is a lower bound on the `kept`-th largest score. Few
+    more than `kept` scores reach it unless large ones crowd in a few groups; then `lax.top_k` selects
+    instead, of `scores()` computed again: held until then, they would be written to memory once more
+    each time. If at least `kept` scores known elsewhere reach `enough`, that is the threshold.
     """
     score = scores()
     batch, count = score.shape
@@ -50,47 +51,23 @@ def select(
 
     def sorted_out():
         values, place = lax.top_k(scores(), size)
-        place, values = lax.sort((jnp.where(values > -jnp.inf, place, count), values), num_keys=1)
         # The least value as a minimum: to take the last of top_k, XLA sorts all.
-        return values, jnp.where(place == count, -1, place), values.min(-1)
+        return values, jnp.where(values > -jnp.inf, place, -1), values.min(-1)
 
     if count <= size:
         place = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), score.shape)
         nothing = jnp.full(batch, -jnp.inf, score.dtype)
         return Selection(score, jnp.where(score > -jnp.inf, place, -1), nothing)
-    if batch <= FEW and jax.default_backend() == "cpu":
-        return Selection(*sorted_out())
 
     width = next((w for w in WIDTHS if count // w >= 2 * kept), 1)
     groups = count // width
-    grouped = score[:, : groups * width].reshape(batch, groups, width)
-    largest = grouped.max(-1)
+    largest = score[:, : groups * width].reshape(batch, groups, width).max(-1)
     threshold = _threshold(largest, kept) if enough is None else enough[:, None]
     left = threshold[:, 0]  # -inf where fewer are eligible: none is left
     threshold = jnp.maximum(threshold, jnp.finfo(score.dtype).min)  # -inf is never selected
-    candidates, place_of, fits = score, lambda found: found, True
-    if width > 1:
-        tail = score[:, groups * width :]  # in no group
-        candidates, place_of, fits = _opened(grouped, tail, largest >= threshold, kept + 2 * SPARE)
-    found, all_found = _places(candidates >= threshold, size)
-    value = jnp.take_along_axis(candidates, jnp.maximum(found, 0), -1)
-    chosen = jnp.where(found < 0, -jnp.inf, value), jnp.where(found < 0, -1, place_of(found)), left
-    return Selection(*lax.cond((fits & all_found).all(), lambda: chosen, sorted_out))
-
-
-def _opened(grouped, tail, wanted, size):
-    """The scores in the first `size` wanted groups and in the tail (batch, candidate), where a
-    candidate's score was, and whether `size` was enough."""
-    _, groups, width = grouped.shape
-    group, fits = _places(wanted, size)
-    inside = jnp.where(group[..., None] < 0, -jnp.inf, jax.vmap(lambda s, g: s[g])(grouped, group))
-    candidates = jnp.concatenate([inside.reshape(len(tail), -1), tail], -1)
-
-    def place_of(found):
-        first = jnp.take_along_axis(group, jnp.clip(found // width, 0, size - 1), -1) * width
-        return jnp.where(found < size * width, first + found % width, found + (groups - size) * width)
-
-    return candidates, place_of, fits
+    place, fits = _places(score >= threshold, size)
+    value = jnp.where(place < 0, -jnp.inf, jnp.take_along_axis(score, jnp.maximum(place, 0), -1))
+    return Selection(*lax.cond(fits.all(), lambda: (value, place, left), sorted_out))
 
 
 def top_k(values: Float[Array, "*batch n"], k: int) -> tuple[Array, Array]:
@@ -105,9 +82,7 @@ def _threshold(score, k):
 
     By bisection on the bits of the numbers; -inf where fewer than k are above it.
     """
-    signed = jnp.int32 if score.dtype == jnp.float32 else jnp.int64
-    order = lax.bitcast_convert_type(score, signed)
-    order = jnp.where(order < 0, order ^ jnp.iinfo(signed).max, order)  # ascending as the numbers do
+    order = keys.integers(score)
 
     def reach(value):
         return jnp.sum(order >= value, -1, keepdims=True, dtype=jnp.int32)
@@ -124,11 +99,10 @@ def _threshold(score, k):
         low, high = jnp.where(enough, middle, low), jnp.where(enough, high, middle)
         return low, high, jnp.where(enough, reached, count)
 
-    finite = jnp.where(score > -jnp.inf, order, jnp.iinfo(signed).max)
+    finite = jnp.where(score > -jnp.inf, order, jnp.iinfo(order.dtype).max)
     low, high = finite.min(-1, keepdims=True), order.max(-1, keepdims=True) + 1
     low, _, count = lax.while_loop(open_ended, halve, (low, high, reach(low)))
-    low = jnp.where(low < 0, low ^ jnp.iinfo(signed).max, low)
-    return jnp.where(count < k, -jnp.inf, lax.bitcast_convert_type(low, score.dtype))
+    return jnp.where(count < k, -jnp.inf, keys.numbers(low))
 
 
 def _middle(low, high):
@@ -139,9 +113,44 @@ def _middle(low, high):
 def _places(
     wanted: Bool[Array, "batch count"], size: int
 ) -> tuple[Int[Array, "batch size"], Bool[Array, " batch"]]:
-    """Where `wanted` is true, in ascending order, -1 behind the last; and whether `size` was enough."""
-    ranks = jnp.cumsum(wanted, -1, dtype=jnp.int32)
-    number = jnp.arange(1, size + 1, dtype=jnp.int32)
-    place = jax.vmap(lambda rank: jnp.searchsorted(rank, number, method="scan_unrolled"))(ranks)
-    place = place.astype(jnp.int32)
-    return jnp.where(place == wanted.shape[1], -1, place), ranks[:, -1] <= size
+    """Where `wanted` is true, in ascending order, -1 behind the last; and whether `size` was enough.
+
+    Its words of 32 bits are counted, not its bits: a 32nd of the sums, and `wanted` is read once.
+    """
+    words = _packed(wanted)
+    counts = lax.population_count(words).astype(jnp.int32)
+    ranks = jnp.cumsum(counts, -1)
+    # The nth wanted is in the word behind as many as have a running count of n at most.
+    having = jax.vmap(lambda rank: jnp.zeros(size, jnp.int32).at[rank].add(1, mode="drop"))(ranks)
+    word = jnp.cumsum(having, -1)
+    last = jnp.minimum(word, words.shape[1] - 1)
+    nth = jnp.arange(size, dtype=jnp.int32)[None] - jnp.take_along_axis(ranks - counts, last, -1)
+    place = last * BITS + _bit(jnp.take_along_axis(words, last, -1), nth)
+    return jnp.where(word == words.shape[1], -1, place), ranks[:, -1] <= size
+
+
+def _packed(wanted: Bool[Array, "batch count"]) -> UInt32[Array, "batch word"]:
+    """Bits of words, the first the lowest."""
+    batch, count = wanted.shape
+    bits = jnp.left_shift(jnp.uint32(1), jnp.arange(BITS, dtype=jnp.uint32)).reshape(4, 8)
+
+    def words(wanted):
+        bytes_ = lax.reduce_or(jnp.where(wanted.reshape(batch, -1, 4, 8), bits, jnp.uint32(0)), (3,))
+        return lax.reduce_or(bytes_, (2,))  # in two steps, which a CPU does four at a time
+
+    whole = count - count % BITS
+    if whole == count:
+        return words(wanted)
+    tail = jnp.pad(wanted[:, whole:], [(0, 0), (0, BITS - count + whole)])
+    return jnp.concatenate([words(wanted[:, :whole]), words(tail)], -1)
+
+
+def _bit(word: UInt32[Array, "*shape"], nth: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
+    """Which bit of a word is the `nth` that is set, from 0, by halves."""
+    place = jnp.zeros_like(nth)
+    for width in (16, 8, 4, 2, 1):
+        below = lax.population_count(word & jnp.uint32(2**width - 1)).astype(jnp.int32)
+        above = nth >= below
+        word = jnp.where(above, lax.shift_right_logical(word, jnp.uint32(width)), word)
+        nth, place = jnp.where(above, nth - below, nth), jnp.where(above, place + width, place)
+    return place

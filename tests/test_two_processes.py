@@ -1,0 +1,68 @@
+"""Two real processes on loopback: they share a bank, they train together, and end together."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import worker_two_processes as worker_script
+
+from knn_jax import config, mesh, training
+
+ROOT = Path(__file__).parent.parent
+
+
+def two_processes(mode, folder, seconds):
+    """(exit code, output) of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    worker = str(ROOT / "tests" / "worker_two_processes.py")
+    logs = [folder / f"{me}.log" for me in (0, 1)]
+    started = []
+    try:
+        for me, log in enumerate(logs):
+            command = [sys.executable, worker, str(port), str(me), mode, str(folder)]
+            with log.open("w") as out:
+                started.append(
+                    subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+                )
+        codes = [process.wait(timeout=seconds) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    return [(code, log.read_text()) for code, log in zip(codes, logs, strict=True)]
+
+
+def test_two_processes_share_a_bank(tmp_path):
+    """Each gives its own rows, not as many as the other, and both get the nearest of all."""
+    for code, output in two_processes("stays", tmp_path, seconds=60):
+        assert (code, output.splitlines()[-1:]) == (0, ["ok"]), output
+
+
+def test_a_dead_process_ends_the_other(tmp_path):
+    (code, output), (other, dead) = two_processes("dies", tmp_path, seconds=60)
+    assert (other, dead.splitlines()[-1:]) == (1, ["ok"]), dead
+    assert code != 0
+    assert "ok" in output.splitlines(), output
+    assert "found alone" not in output.splitlines()
+
+
+@pytest.mark.usefixtures("trains")
+def test_two_processes_train_as_one_does(tmp_path):
+    """On as many devices; both write one checkpoint, and go on from it."""
+    defense, few = worker_script.to_train()
+    knobs = config.Optim(epochs=2)
+    alone = training.train(defense, few, knobs, tmp_path / "alone", mesh.make())
+    for code, output in two_processes("trains", tmp_path, seconds=60):
+        assert (code, output.splitlines()[-1:]) == (0, ["ok"]), output
+    for me in (0, 1):
+        with np.load(tmp_path / f"{me}.npz") as found:
+            for name, leaf in enumerate(jax.tree.leaves(alone)):
+                np.testing.assert_allclose(found[str(name)], leaf, rtol=1e-4, atol=1e-6)
