@@ -25,15 +25,50 @@ class Data:
 class Net:
     """The network whose layers are searched."""
 
-    name: Literal["mnist", "digits", "pixels"] = "digits"
-    """`mnist`: paper 1's trunk; `digits`: a small one; `pixels`: the image itself, not trained."""
+    name: Literal[
+        "mnist",
+        "mnist_autoencoder",
+        "mnist_vae",
+        "digits",
+        "digits_autoencoder",
+        "digits_vae",
+        "pixels",
+    ] = "digits"
+    """`mnist`: paper 1's trunk; `digits`: a small one; both also as the encoder of a (variational)
+    autoencoder; `pixels`: the image itself, not trained."""
     weights: str = ""
     """An .npz of PyTorch weights to use instead of training."""
 
 
 @dataclass(frozen=True)
+class Defense:
+    """What the network is trained for."""
+
+    name: Literal[
+        "basic",
+        "soft_neighbors",
+        "input_mixup",
+        "manifold_mixup",
+        "rotation",
+        "autoencoder",
+        "vae",
+    ] = "basic"
+    """`basic`: cross-entropy; see `knn_jax.defenses` for the others."""
+    weight: float = 1.0
+    """Of the soft nearest neighbour loss beside cross-entropy; above 0 it parts the classes."""
+    adversary: Literal["none", "l2", "linf"] = "none"
+    """Training images are perturbed to raise their loss, by steps in this norm."""
+    eps: float = 0.0
+    """Radius of the ball they stay in; 0: L2 steps are not projected, as in paper 1's code."""
+    steps: int = 40
+    """Gradient steps of the adversary."""
+    step_size: float = 0.1
+    """Length of each, in its norm."""
+
+
+@dataclass(frozen=True)
 class Optim:
-    """How the network is trained: cross-entropy by Adam."""
+    """How the network is trained, by Adam."""
 
     peak_lr: float = 1e-3
     """Learning rate before any drop."""
@@ -102,6 +137,7 @@ class Config:
     name: str
     data: Data = field(default_factory=Data)
     net: Net = field(default_factory=Net)
+    defense: Defense = field(default_factory=Defense)
     optim: Optim = field(default_factory=Optim)
     classifier: Classifier = field(default_factory=Classifier)
     attack: Attack = field(default_factory=Attack)

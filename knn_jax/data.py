@@ -38,6 +38,7 @@ class Dataset(NamedTuple):
     classes: int
 
 
+TURNS = 4  # orientations of an image
 Track = Callable[..., Iterable[Any]]
 
 
@@ -64,6 +65,17 @@ def load(knobs: config.Data, track: Track = lambda items, _: items) -> Dataset:
         raise ValueError(f"data.valid_fraction={knobs.valid_fraction}: it must lie between 0 and 1")
     kept, held = _halves(train.labels, knobs.valid_fraction, knobs.split_seed)
     return Dataset(_rows(train, kept), _rows(train, held), test, classes)
+
+
+def rotated(dataset: Dataset) -> Dataset:
+    """Every image in four orientations, labelled by the quarter turns (Gidaris et al. 2018)."""
+
+    def turned(split):
+        turns = np.repeat(np.arange(TURNS, dtype=np.int32), len(split.labels))
+        return Split(np.concatenate([np.rot90(split.images, n, (1, 2)) for n in range(TURNS)]), turns)
+
+    train, valid, test = map(turned, dataset[:3])
+    return Dataset(train, valid, test, TURNS)
 
 
 def _rows(split: Split, rows: np.ndarray) -> Split:

@@ -11,9 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from knn_jax import attacks, balls, certificates, classifiers, data, mesh, nets, progress, training
+from knn_jax import (
+    attacks,
+    balls,
+    certificates,
+    classifiers,
+    data,
+    defenses,
+    mesh,
+    nets,
+    progress,
+    training,
+)
 from knn_jax.config import Config
-from knn_jax.defenses import basic
 from knn_jax.workdir import whole
 
 
@@ -40,20 +50,26 @@ class Outcome(NamedTuple):
 
 def network(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, Any]:
     """The recipe's net and its variables: given weights, trained before, or trained now."""
-    net = nets.build(recipe.net, dataset.classes)
+    if recipe.defense.name == "rotation":
+        dataset = data.rotated(dataset)
+    net = _net(recipe, dataset)
     if recipe.net.weights:
-        variables = nets.load_weights(recipe.net.weights, net)
-    else:
-        variables = training.train(
-            basic(net), dataset, recipe.optim, folder, mesh.make(jax.local_devices())
-        )
-    return net, variables
+        return net, nets.load_weights(recipe.net.weights, net)
+    defense = defenses.build(recipe.defense, net)
+    devices = mesh.make(jax.local_devices())
+    return net, training.train(defense, dataset, recipe.optim, folder, devices)
+
+
+def _net(recipe: Config, dataset: data.Dataset) -> Any:
+    classes = data.TURNS if recipe.defense.name == "rotation" else dataset.classes
+    return nets.build(recipe.net, classes)
 
 
 def check(recipe: Config, dataset: data.Dataset) -> None:
     """Raises ValueError, before any long work, for a recipe that the set or the net cannot serve."""
     training.check(recipe.optim)
-    net = nets.build(recipe.net, dataset.classes)
+    defenses.check(recipe.defense, recipe.net)
+    net = _net(recipe, dataset)
     if recipe.net.weights:
         nets.load_weights(recipe.net.weights, net)
     shape = (1, *dataset.train.images.shape[1:])

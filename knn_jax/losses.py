@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 
 def cross_entropy(
@@ -19,3 +19,29 @@ def margin(scores: Num[Array, "batch class"], y: Int[Array, " batch"]) -> Num[Ar
     lowest = jnp.finfo if jnp.issubdtype(scores.dtype, jnp.floating) else jnp.iinfo
     rest = jnp.where(own, lowest(scores.dtype).min, scores).max(1)
     return jnp.take_along_axis(scores, y[:, None], 1)[:, 0] - rest
+
+
+def soft_nearest_neighbors(
+    features: Float[Array, "batch dim"],
+    y: Int[Array, " batch"],
+    there: Bool[Array, " batch"],
+    temperature: float,
+) -> Float[Array, " batch"]:
+    """-log of the share of its own class among an example's neighbours in the batch.
+
+    A neighbour's weight is exp(-|f_i - f_j|^2 / temperature) (Frosst et al. 2019, eq. 1). 0 for an
+    example that is alone of its class, or not `there`.
+    """
+    squared = jnp.sum(jnp.square(features), 1)
+    squared = squared[:, None] + squared[None] - 2 * features @ features.T
+    others = there[None] & ~jnp.eye(len(y), dtype=bool)
+    same = others & (y[:, None] == y[None])
+    counted = there & same.any(1)
+
+    def mass(among):
+        # An example with nobody among the others is given all of them, to be left out afterwards.
+        among = among | ~counted[:, None]
+        weight = -jnp.maximum(squared, 0.0) / temperature
+        return jax.nn.logsumexp(weight, 1, where=among)
+
+    return jnp.where(counted, mass(others) - mass(same), 0.0)

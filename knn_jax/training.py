@@ -2,6 +2,7 @@
 
 import functools
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding
 
 from knn_jax import config, data, mesh, progress
-from knn_jax.defenses import Defense
+from knn_jax.defenses import Batch, Defense
 
 
 class State(NamedTuple):
@@ -84,10 +85,11 @@ def train(
                 advance(1)
                 if place + 1 == per_epoch:
                     checkpoints.save(state)
-                    accuracy = _accuracy(defense, state.variables, dataset.valid)
-                    progress.say(
-                        f"epoch {epoch + 1}: last loss {float(loss):.4f}, validation {accuracy:.4f}"
-                    )
+                    told = f"epoch {epoch + 1}: last loss {float(loss):.4f}"
+                    if defense.logits:
+                        accuracy = _accuracy(defense.logits, state.variables, dataset.valid)
+                        told += f", validation accuracy {accuracy:.4f}"
+                    progress.say(told)
                 if stop.asked:
                     checkpoints.save(state)
                     checkpoints.close()
@@ -113,7 +115,7 @@ def _step(defense: Defense, optimiser: optax.GradientTransformation, seed: int):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def total(variables):
-            loss = defense.loss(variables, key, x, labels[chosen])
+            loss = defense.loss(variables, key, Batch(x, x, labels[chosen], mask))
             return jnp.sum(jnp.where(mask, loss, 0.0)) / jnp.sum(mask, dtype=loss.dtype)
 
         loss, gradient = jax.value_and_grad(total)(state.variables)
@@ -137,9 +139,9 @@ def _placed(shapes: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(placed, shapes)
 
 
-def _accuracy(defense: Defense, variables: Any, split: data.Split) -> float:
+def _accuracy(logits: Callable, variables: Any, split: data.Split) -> float:
     """Of the network's own output."""
-    logits = jax.jit(defense.logits)
+    logits = jax.jit(logits)
     right = 0
     for first in range(0, len(split.labels), 500):
         x = split.floats(first, first + 500)

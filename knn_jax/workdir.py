@@ -10,14 +10,14 @@ from typing import Any
 
 from knn_jax.config import Config
 
-SECTIONS = ("data", "net", "optim")  # what decides the trained network
+SECTIONS = ("data", "net", "defense", "optim")  # what decides the trained network
 
 
 def claim(path: str, recipe: Config) -> Path:
     """The folder, made if need be, with the recipe in its config.json.
 
     Raises ValueError where it cannot be written or holds another recipe's network: one whose data,
-    net or optim sections differ, but for more epochs.
+    net, defense or optim sections differ, but for more epochs.
     """
     folder = Path(path).expanduser()
     try:

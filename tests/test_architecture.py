@@ -101,7 +101,7 @@ def test_only_nets_imports_flax(path):
         ("config", set()),
         ("nets", {"config"}),
         ("data", {"config"}),
-        ("defenses", {"losses"}),
+        ("defenses", {"balls", "config", "losses"}),
         ("attacks", {"balls", "losses", "neighbors", "classifiers"}),
         ("certificates", {"balls", "losses", "neighbors", "classifiers"}),
     ],

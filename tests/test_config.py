@@ -5,6 +5,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,8 @@ def test_every_knob_is_in_the_dict(recipe, section):
         value = getattr(getattr(recipe, section.name), field.name)
         other = (value[0], value[0]) if value and isinstance(value, tuple) else (1,)
         if not isinstance(value, tuple):
-            other = "mnist" if isinstance(value, str) else value + 1
+            choices = [c for c in typing.get_args(field.type) if c != value]
+            other = (choices or ["mnist"])[0] if isinstance(value, str) else value + 1
         changed = dataclasses.replace(getattr(recipe, section.name), **{field.name: other})
         assert dataclasses.replace(recipe, **{section.name: changed}).asdict() != recipe.asdict()
 

@@ -19,28 +19,29 @@ DIGITS = (1, 8, 8, 1)
 @pytest.fixture(scope="module")
 def digits(quick):
     """(net, variables) of the small trunk."""
-    net = trunk.digits(10)
+    net = nets.build(config.Net(name="digits"), 10)
     return net, jax.jit(net.init)(jax.random.key(0), jnp.zeros(DIGITS))
 
 
-def test_the_mnist_trunk_is_that_of_the_paper():
-    """By hand: 64 x 8^2 + 64, 128 x 64 x 6^2 + 128, 128 x 128 x 5^2 + 128 and 10 x 2048 + 10."""
-    net, shape = trunk.mnist(), (1, 28, 28, 1)
+SIZES = {"relu1": 12544, "relu2": 8192, "relu3": 2048}
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "parameters", "heads"),
+    [
+        ("mnist", 10, 729_418, {"fc": 10}),
+        ("mnist", 4, 717_124, {"fc": 4}),
+        ("mnist_autoencoder", 10, 1_945_840, {"relu4": 400, "latent": 128}),
+        ("mnist_vae", 10, 1_997_168, {"relu4": 400, "mean": 128, "logvar": 128}),
+    ],
+)
+def test_networks_have_the_parameters_and_layers_of_the_paper(name, classes, parameters, heads):
+    """By hand, the first: 64 x 8^2 + 64, 128 x 64 x 6^2 + 128, 128^2 x 5^2 + 128, 10 x 2048 + 10."""
+    net, shape = nets.build(config.Net(name=name), classes), (1, 28, 28, 1)
     variables = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
-    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables)) == 729418
-    assert nets.taps(net, variables, shape) == {
-        "relu1": (1, 12544),
-        "relu2": (1, 8192),
-        "relu3": (1, 2048),
-        "fc": (1, 10),
-    }
-
-
-@pytest.mark.parametrize("name", ["mnist", "digits", "pixels"])
-def test_a_recipe_names_its_network(name):
-    net = nets.build(config.Net(name=name), 10)
-    expected = {"mnist": trunk.mnist(10), "digits": trunk.digits(10), "pixels": nets.Pixels()}
-    assert net == expected[name]
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables)) == parameters
+    found = nets.taps(net, variables, shape)
+    assert found == {tap: (1, size) for tap, size in (SIZES | heads).items()}
 
 
 def test_pixels_are_the_flattened_image():

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from knn_jax import config, data, losses, mesh, nets, training
-from knn_jax.defenses import Defense, basic
+from knn_jax.defenses import Batch, Defense, basic
 
 pytestmark = pytest.mark.usefixtures("trains")
 PER_EPOCH = 2  # 200 images in batches of 128: the second has 72
@@ -26,8 +26,8 @@ def softmax_regression(classes=10):
     def logits(variables, x):
         return x.reshape(len(x), -1) @ variables["w"] + variables["b"]
 
-    def loss(variables, key, x, y):
-        return losses.cross_entropy(logits(variables, x), y)
+    def loss(variables, key, batch):
+        return losses.cross_entropy(logits(variables, batch.x), batch.y)
 
     return Defense(init, loss, logits)
 
@@ -36,8 +36,9 @@ def noisy():
     """The same with noise in the loss: the key of each step counts."""
     plain = softmax_regression()
 
-    def loss(variables, key, x, y):
-        return plain.loss(variables, key, x + jax.random.uniform(key, x.shape), y)
+    def loss(variables, key, batch):
+        noise = jax.random.uniform(key, batch.x.shape)
+        return plain.loss(variables, key, batch._replace(x=batch.x + noise))
 
     return plain._replace(loss=loss)
 
@@ -59,9 +60,13 @@ def same(a, b):
     return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+def whole(x, y):
+    return Batch(x, x, y, jnp.ones(len(y), bool))
+
+
 def mean_loss(defense, variables, split):
     x, y = jnp.asarray(split.floats(0, len(split.labels))), jnp.asarray(split.labels)
-    return float(defense.loss(variables, jax.random.key(0), x, y).mean())
+    return float(defense.loss(variables, jax.random.key(0), whole(x, y)).mean())
 
 
 def files(folder):
@@ -185,7 +190,7 @@ def test_a_partial_batch_has_the_gradient_of_its_images(tmp_path, few, monkeypat
     start = training.train(defense, few, config.Optim(epochs=0), tmp_path / "start")
     end = training.train(defense, few, knobs, tmp_path / "end")
     x, y = jnp.asarray(few.train.images), jnp.asarray(few.train.labels)
-    gradient = jax.grad(lambda v: defense.loss(v, None, x, y).mean())(start)
+    gradient = jax.grad(lambda v: defense.loss(v, None, whole(x, y)).mean())(start)
     for name, value in end.items():
         np.testing.assert_allclose(value, start[name] - 0.5 * gradient[name], atol=1e-6)
 

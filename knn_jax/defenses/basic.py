@@ -1,22 +1,9 @@
 """Paper 1's Basic representation: a classifier trained by cross-entropy."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from knn_jax import losses
-
-
-class Defense(NamedTuple):
-    """A way to train a representation, as pure functions of its variables.
-
-    init      (key, images) -> variables
-    loss      (variables, key, images, labels) -> (batch,)
-    logits    (variables, images) -> (batch, class)
-    """
-
-    init: Callable[..., Any]
-    loss: Callable[..., Any]
-    logits: Callable[..., Any]
+from knn_jax.defenses.defense import Defense
 
 
 def basic(net: Any) -> Defense:
@@ -25,8 +12,8 @@ def basic(net: Any) -> Defense:
     def logits(variables, x):
         return net.apply(variables, x)[0]
 
-    def loss(variables, key, x, y):
+    def loss(variables, key, batch):
         del key
-        return losses.cross_entropy(logits(variables, x), y)
+        return losses.cross_entropy(logits(variables, batch.x), batch.y)
 
     return Defense(net.init, loss, logits)

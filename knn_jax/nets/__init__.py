@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from knn_jax import config
-from knn_jax.nets import trunk
+from knn_jax.nets import autoencoder, trunk
 
 
 class Pixels(nn.Module):
@@ -30,13 +30,17 @@ class Pixels(nn.Module):
 
 def build(knobs: config.Net, classes: int) -> Any:
     """The network that the recipe names."""
-    match knobs.name:
-        case "mnist":
-            return trunk.mnist(classes)
-        case "digits":
-            return trunk.digits(classes)
-        case "pixels":
-            return Pixels()
+    if knobs.name == "pixels":
+        return Pixels()
+    size, _, kind = knobs.name.partition("_")
+    layers = trunk.LAYERS[size]
+    match kind:
+        case "autoencoder":
+            return autoencoder.Autoencoder(layers)
+        case "vae":
+            return autoencoder.VariationalAutoencoder(layers)
+        case _:
+            return trunk.Trunk(layers, classes)
 
 
 def load_weights(path: str, net: Any) -> Any:

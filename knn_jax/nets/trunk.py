@@ -1,5 +1,6 @@
 """Convolutional trunks with a tap after every layer."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -9,41 +10,72 @@ import numpy as np
 from knn_jax.nets.convolution import Conv, torch_uniform
 
 
+def unchanged(stage: int, x):
+    """What stands between the layers, unless told otherwise: nothing."""
+    return x
+
+
 class Trunk(nn.Module):
     """Convolutions with ReLU, then a linear layer: `(x, train) -> (logits, taps)`.
 
     `layers` holds (channels, size, stride, padding) of each convolution. Taps are relu1, relu2, ...
-    (after the ReLU) and fc, each flattened to (batch, dim) in height, width, channel order.
+    (after the ReLU) and fc, each flattened to (batch, dim) in height, width, channel order. `between`
+    takes the number of layers passed and their output, and gives what goes on (manifold mixup).
     """
 
     layers: tuple[tuple[int, int, int, int], ...]
     classes: int
 
     @nn.compact
-    def __call__(self, x, train=False):
-        taps = {}
-        for number, (channels, size, stride, padding) in enumerate(self.layers, 1):
-            # He normal over the fan-out, as the authors' code had it.
-            init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-            x = nn.relu(Conv(channels, size, stride, padding, init, name=f"conv{number}")(x))
-            taps[f"relu{number}"] = x.reshape(x.shape[0], -1)
-        x = x.reshape(x.shape[0], -1)
-        init = torch_uniform(x.shape[1])
-        taps["fc"] = nn.Dense(self.classes, kernel_init=init, bias_init=init, name="fc")(x)
+    def __call__(self, x, train=False, between: Callable = unchanged):
+        # He normal over the fan-out, as the authors' code had it.
+        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        x, taps = convolutions(self.layers, x, init, between)
+        fc = linear(x, self.classes, "fc")
+        taps["fc"] = between(len(self.layers) + 1, fc)
         return taps["fc"], taps
 
     def lipschitz(self, variables: Any, layer: str) -> float:
-        """An upper bound of the L2 Lipschitz constant from image to tap: the layers' norms multiplied.
+        """An upper bound of the L2 Lipschitz constant from image to tap."""
+        return bound(variables, [*stages(self.layers), ("fc", "fc", 1)], layer)
 
-        Each pixel enters at most ceil(size/stride)^2 windows, so a convolution's norm is at most its
-        square root times the spectral norm of the kernel as a matrix; ReLU's is 1. Rounded up.
-        """
-        params, bound = variables["params"], 1.0
-        for number, (_, size, stride, _) in enumerate(self.layers, 1):
-            bound *= _spectral(params[f"conv{number}"]["kernel"]) * -(-size // stride)
-            if layer == f"relu{number}":
-                return bound
-        return bound * _spectral(params["fc"]["kernel"])
+
+def convolutions(layers, x, init, between: Callable = unchanged):
+    """Inside a module: the last of the convolutions, flattened, and the tap after each."""
+    taps, x = {}, between(0, x)
+    for number, (channels, size, stride, padding) in enumerate(layers, 1):
+        x = nn.relu(Conv(channels, size, stride, padding, init, name=f"conv{number}")(x))
+        x = between(number, x)
+        taps[f"relu{number}"] = x.reshape(x.shape[0], -1)
+    return x.reshape(x.shape[0], -1), taps
+
+
+def linear(x, features: int, name: str):
+    """Inside a module: a linear layer with PyTorch's initialisation."""
+    init = torch_uniform(x.shape[1])
+    return nn.Dense(features, kernel_init=init, bias_init=init, name=name)(x)
+
+
+def stages(layers) -> list[tuple[str, str, int]]:
+    """(tap, parameters, windows that a pixel enters along a side) of each convolution."""
+    return [
+        (f"relu{n}", f"conv{n}", -(-size // stride)) for n, (_, size, stride, _) in enumerate(layers, 1)
+    ]
+
+
+def bound(variables: Any, path: Sequence[tuple[str, str, int]], layer: str) -> float:
+    """The norms of the layers up to the tap `layer`, multiplied: a Lipschitz constant in L2.
+
+    `path` is that of `stages`. Each pixel enters at most ceil(size/stride)^2 windows, so that the norm
+    of a convolution is at most the root of that times the spectral norm of its kernel as a matrix;
+    ReLU's is 1. Rounded up.
+    """
+    product = 1.0
+    for tap, name, windows in path:
+        product *= _spectral(variables["params"][name]["kernel"]) * windows
+        if tap == layer:
+            return product
+    raise ValueError(f"no Lipschitz constant of the layer {layer!r}")
 
 
 def _spectral(kernel) -> float:
@@ -51,14 +83,12 @@ def _spectral(kernel) -> float:
     return float(np.linalg.norm(matrix, 2)) * (1 + 1e-6)
 
 
-def mnist(classes: int = 10) -> Trunk:
-    """Paper 1's Basic network: 8x8/2, 6x6/2 and 5x5/1 convolutions; relu3 has 2,048 features."""
-    return Trunk(((64, 8, 2, 3), (128, 6, 2, 3), (128, 5, 1, 0)), classes)
-
-
-def digits(classes: int = 10) -> Trunk:
-    """A small trunk of the same shape for 8x8 images; relu3 has 576 features."""
-    return Trunk(((32, 3, 1, 1), (64, 4, 2, 1), (64, 2, 1, 0)), classes)
+# Paper 1's Basic network: 8x8/2, 6x6/2 and 5x5/1 convolutions, relu3 of 2,048 features; and a small one
+# of the same shape for 8x8 images, relu3 of 576 features.
+LAYERS = {
+    "mnist": ((64, 8, 2, 3), (128, 6, 2, 3), (128, 5, 1, 0)),
+    "digits": ((32, 3, 1, 1), (64, 4, 2, 1), (64, 2, 1, 0)),
+}
 
 
 def from_torch(weights: dict[str, np.ndarray], trunk: Trunk):

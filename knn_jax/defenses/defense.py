@@ -1,0 +1,31 @@
+"""What training needs to know of a representation."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Batch(NamedTuple):
+    """Training examples: what the network sees, the images without perturbation, and labels.
+
+    The last batch of an epoch is filled up with others that are not `there`; their loss is ignored.
+    """
+
+    x: Float[Array, "batch height width channel"]
+    clean: Float[Array, "batch height width channel"]
+    y: Int[Array, " batch"]
+    there: Bool[Array, " batch"]
+
+
+class Defense(NamedTuple):
+    """A way to train a representation, as pure functions of its variables.
+
+    init      (key, images) -> variables
+    loss      (variables, key, Batch) -> (batch,)
+    logits    (variables, images) -> (batch, class), or None where it learns no classes
+    """
+
+    init: Callable[..., Any]
+    loss: Callable[..., Any]
+    logits: Callable[..., Any] | None

@@ -1,0 +1,225 @@
+"""What representations are trained for: losses by hand, perturbed images in their ball."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+from knn_jax import config, data, defenses, losses, nets
+from knn_jax.defenses import Batch
+
+pytestmark = pytest.mark.usefixtures("quick")
+NAMES = ["basic", "soft_neighbors", "input_mixup", "manifold_mixup", "autoencoder", "vae", "rotation"]
+LAYERS = ((4, 3, 2, 1), (6, 2, 2, 0))
+
+
+def net_for(name):
+    match name:
+        case "autoencoder":
+            return nets.autoencoder.Autoencoder(LAYERS, 16, 8)
+        case "vae":
+            return nets.autoencoder.VariationalAutoencoder(LAYERS, 16, 8)
+        case _:
+            return nets.trunk.Trunk(LAYERS, 10)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """32 digits."""
+    split = data.load(config.Data()).train
+    x = jnp.asarray(split.floats(0, 32))
+    return Batch(x, x, jnp.asarray(split.labels[:32]), jnp.ones(32, bool))
+
+
+@pytest.mark.parametrize("norm", ["none", "l2"])
+@pytest.mark.parametrize("name", NAMES)
+def test_its_loss_falls(name, norm, batch):
+    """Twenty steps of Adam on one batch; perturbed images too."""
+    knobs = config.Defense(name=name, adversary=norm, eps=0.5, steps=2)
+    defense = defenses.build(knobs, net_for(name))
+    variables = defense.init(jax.random.key(0), batch.x)
+    optimiser = optax.sgd(1e-3) if name == "autoencoder" else optax.sgd(1e-2)
+
+    def loss(variables):
+        return defense.loss(variables, jax.random.key(1), batch).mean()
+
+    def step(carry, _):
+        value, gradient = jax.value_and_grad(loss)(carry[0])
+        updates, state = optimiser.update(gradient, carry[1])
+        return (optax.apply_updates(carry[0], updates), state), value
+
+    start = variables, optimiser.init(variables)
+    values = np.asarray(jax.jit(lambda: lax.scan(step, start, length=20)[1])())
+    assert np.isfinite(values).all()
+    assert values[-1] < values[0]
+
+
+def neighbour_loss(features, y, temperature):
+    """By its definition, in float64."""
+    features, found = np.asarray(features, np.float64), []
+    for i in range(len(y)):
+        weight = np.exp(-((features - features[i]) ** 2).sum(1) / temperature)
+        weight[i] = 0
+        same = weight[y == y[i]].sum()
+        alone = (y == y[i]).sum() == 1
+        found.append(0.0 if alone else -np.log(same / weight.sum()))
+    return found
+
+
+def test_soft_nearest_neighbors_is_its_definition_whatever_fills_the_batch():
+    rng = np.random.default_rng(0)
+    y = np.array([0, 0, 0, 1, 1, 2, 0, 1])  # one is alone of its class
+    features = rng.normal(size=(8, 5)).astype(np.float32)
+    expected = neighbour_loss(features, y, 3.0)
+    filled = np.concatenate([features, features[:3]]), np.concatenate([y, [2, 2, 2]])
+    there = jnp.arange(11) < 8
+    loss, gradient = jax.value_and_grad(
+        lambda f: losses.soft_nearest_neighbors(f, jnp.asarray(filled[1]), there, 3.0).sum()
+    )(jnp.asarray(filled[0]))
+    np.testing.assert_allclose(loss, sum(expected), rtol=1e-5)
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(gradient[8:], 0)
+    assert np.abs(gradient[:8]).min() > 0
+
+
+def test_soft_neighbors_adds_every_layer_but_the_last(batch):
+    net = net_for("soft_neighbors")
+    defense, plain = defenses.soft_neighbors(net, 0.5), defenses.basic(net)
+    variables = net.init(jax.random.key(0), batch.x)
+    _, taps = net.apply(variables, batch.x)
+    added = sum(
+        losses.soft_nearest_neighbors(taps[tap], batch.y, batch.there, 100.0)
+        for tap in ("relu1", "relu2")
+    )
+    found = defense.loss(variables, None, batch) - plain.loss(variables, None, batch)
+    np.testing.assert_allclose(found, 0.5 * added, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stages", [1, 4])
+def test_mixup_is_between_what_it_mixes(stages, batch):
+    """Of equal images the loss is cross-entropy to both labels, in a share drawn once a batch."""
+    same = batch._replace(x=jnp.broadcast_to(batch.x[:1], batch.x.shape))
+    net = net_for("basic")
+    variables = net.init(jax.random.key(0), batch.x)
+    defense, logits = defenses.mixup(net, stages), net.apply(variables, same.x)[0]
+    of_class = -jax.nn.log_softmax(logits[0])
+    for seed in range(3):
+        key = jax.random.key(seed)
+        share, partner, _ = jax.random.split(key, 3)
+        share = jax.random.uniform(share)
+        other = batch.y[jax.random.permutation(partner, 32)]
+        expected = share * of_class[batch.y] + (1 - share) * of_class[other]
+        np.testing.assert_allclose(defense.loss(variables, key, same), expected, rtol=1e-4)
+
+
+def test_mixup_reaches_every_stage_and_no_other(batch):
+    """What is between two layers changes what comes after, and only that."""
+    net = net_for("basic")
+    variables = net.init(jax.random.key(0), batch.x)
+    _, plain = net.apply(variables, batch.x)
+    taps = ("image", *plain)
+    for stage in range(len(taps)):
+        seen = []
+
+        def between(number, x, stage=stage, seen=seen):
+            seen.append(number)
+            return x[::-1] if number == stage else x
+
+        _, found = net.apply(variables, batch.x, between=between)
+        assert seen == [0, 1, 2, 3]
+        for number, tap in enumerate(taps[1:], 1):
+            expected = plain[tap][::-1] if number >= stage else plain[tap]
+            np.testing.assert_allclose(found[tap], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_autoencoder_restores_the_clean_image(batch):
+    net = net_for("autoencoder")
+    variables = net.init(jax.random.key(0), batch.x)
+    perturbed = batch._replace(x=1 - batch.x)
+    found = net.apply(variables, perturbed.x)[0]
+    expected = ((found - batch.clean.reshape(32, -1)) ** 2).sum(1)
+    loss = defenses.autoencoder(net).loss(variables, None, perturbed)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_the_variational_bound_by_hand(batch):
+    """With all parameters zero pixels are fair coins, one bit each, and the code costs nothing."""
+    net = net_for("vae")
+    variables = jax.tree.map(jnp.zeros_like, net.init(jax.random.key(0), batch.x))
+    defense = defenses.vae(net)
+    np.testing.assert_allclose(defense.loss(variables, jax.random.key(0), batch), 1.0, rtol=1e-6)
+    variables["params"]["mean"]["bias"] += 2.0  # 8 numbers: 8 x 2^2 / 2 nats, over 64 pixels
+    expected = 1 + 8 * 2 / (64 * np.log(2))
+    np.testing.assert_allclose(defense.loss(variables, jax.random.key(0), batch), expected, rtol=1e-6)
+
+
+def linear(weights):
+    """Loss that rises along `weights`."""
+
+    def loss(variables, key, batch):
+        return jnp.sum(batch.x * weights, (1, 2, 3)) * variables
+
+    return defenses.Defense(lambda key, x: 1.0, loss, None)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.6), ("l2", 0.0)])
+def test_training_images_are_perturbed_as_far_as_they_may(norm, eps):
+    """On a linear loss: to the edge of the ball along the gradient, or 30 steps of .1 without one."""
+    weights = np.random.default_rng(0).normal(size=(1, 4, 4, 1)).astype(np.float32)
+    defense = defenses.adversarial(linear(jnp.asarray(weights)), norm, eps, steps=30, step_size=0.1)
+    x = jnp.full((3, 4, 4, 1), 0.5)
+    batch = Batch(x, x, jnp.zeros(3, jnp.int32), jnp.ones(3, bool))
+    loss = defense.loss(jnp.ones(()), jax.random.key(0), batch) - (0.5 * weights).sum()
+    if norm == "linf":
+        expected = 0.1 * np.abs(weights).sum()
+    elif eps:
+        expected = 0.6 * np.linalg.norm(weights)
+    else:
+        # Far beyond any ball, so the box decides: every pixel ends at the side its weight points to,
+        # but for those whose steps are too short to arrive.
+        corner = 0.5 * np.abs(weights).sum()
+        assert (np.asarray(loss) > 0.9 * corner).all()
+        assert (np.asarray(loss) <= corner * (1 + 1e-5)).all()
+        return
+    np.testing.assert_allclose(loss, expected, rtol=1e-3)
+
+
+def test_the_gradient_takes_the_perturbed_image_as_it_is():
+    """It does not go through the steps that made it."""
+    weights = jnp.ones((1, 2, 2, 1))
+    defense = defenses.adversarial(linear(weights), "linf", 0.1, steps=3, step_size=0.1)
+    x = jnp.full((1, 2, 2, 1), 0.5)
+    batch = Batch(x, x, jnp.zeros(1, jnp.int32), jnp.ones(1, bool))
+    value, gradient = jax.value_and_grad(lambda v: defense.loss(v, jax.random.key(0), batch).sum())(
+        jnp.ones(())
+    )
+    np.testing.assert_allclose([value, gradient], [2.4, 2.4], rtol=1e-5)
+
+
+def test_rotated_images_turn_counterclockwise():
+    image = np.arange(6, dtype=np.uint8).reshape(1, 2, 3, 1)[:, :, :2]
+    split = data.Split(image, np.array([7], np.int32))
+    found = data.rotated(data.Dataset(split, split, split, 10))
+    assert found.classes == 4
+    for part in found[:3]:
+        np.testing.assert_array_equal(part.labels, [0, 1, 2, 3])
+        for turns in range(4):
+            np.testing.assert_array_equal(part.images[turns, ..., 0], np.rot90(image[0, ..., 0], turns))
+
+
+@pytest.mark.parametrize(
+    ("knobs", "net", "message"),
+    [
+        ({"name": "vae"}, "mnist", "trains no net.name='mnist': use 'mnist_vae'"),
+        ({"name": "basic"}, "digits_vae", "trains no net.name='digits_vae': use 'digits'"),
+        ({"adversary": "l2", "steps": 0}, "digits", "defense.steps=0"),
+        ({"adversary": "l2", "step_size": 0.0}, "digits", "step_size=0.0"),
+        ({"adversary": "l2", "eps": -1.0}, "digits", "eps=-1.0"),
+        ({"adversary": "linf"}, "digits", "give the radius"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(knobs, net, message):
+    with pytest.raises(ValueError, match=message):
+        defenses.check(config.Defense(**knobs), config.Net(name=net))
