@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from knn_jax import losses, neighbors
 
@@ -20,6 +20,19 @@ Labels = Int[Array, " batch"]
 References = tuple[Float[Array, "batch class count _"], ...]  # of each tap
 BATCH = 500  # images classified at once; their features are computed together
 FAR = 1e15  # features standing for the rows that a class lacks: their square is still a float32
+
+
+class Guides(NamedTuple):
+    """Rows of two classes near to each image: its own first, then that of another.
+
+    features  of the rows in every tap, nearest first by the first tap
+    there     which of them there are: a class may have fewer rows than asked for
+    reach     the distance from the image to its k-th neighbour, in every tap
+    """
+
+    features: tuple[Float[Array, "batch 2 count _"], ...]
+    there: Bool[Array, "batch 2 count"]
+    reach: tuple[Float[Array, " batch"], ...]
 
 
 @jax.tree_util.register_dataclass
@@ -68,9 +81,22 @@ class KNN:
         At temperature 0 and at the x whose k references of each class they are, these are the hard
         votes; see `neighbors.soft_votes`.
         """
+        squared = self.squared_distances(x, references)
+        return sum((neighbors.soft_votes(d, self.k, temperature) for d in squared), jnp.zeros(()))
+
+    def squared_distances(
+        self, x: Images, references: References
+    ) -> tuple[Float[Array, "batch class count"], ...]:
+        """From x to its references in every tap."""
         taps = zip(self.features, references, strict=True)
-        distances = (jnp.sum(jnp.square(f(x)[:, None, None] - r), -1) for f, r in taps)
-        return sum((neighbors.soft_votes(d, self.k, temperature) for d in distances), jnp.zeros(()))
+        return tuple(jnp.sum(jnp.square(f(x)[:, None, None] - r), -1) for f, r in taps)
+
+    def guides(self, x: Images, y: Labels, count: int) -> Guides:
+        """The `count` rows nearest to x of class y and of the nearest other class.
+
+        That is the class whose rows have the least mean squared distance, by the first tap.
+        """
+        return _guides(self, x, y, count)
 
     def rivals(self, x: Images, y: Labels, count: int) -> Float[Array, "batch count h w c"]:
         """The images of the `count` rows nearest to x that are not of class y, by the first tap.
@@ -78,6 +104,49 @@ class KNN:
         At most a quarter of them are of one class (one, where there are up to four).
         """
         return _rivals(self, x, y, count)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network that decides by its largest logit, for attacks to judge. Make it with `network`.
+
+    It has no references, and its logits are its soft votes.
+    """
+
+    logits: Any  # images -> (batch, class)
+    classes: int = dataclasses.field(metadata={"static": True})
+    k: int = dataclasses.field(default=1, metadata={"static": True})
+
+    def predict(self, x: Images) -> Labels:
+        """The class of the largest logit, the lowest among equals."""
+        return _logits(self, x).argmax(1).astype(jnp.int32)
+
+    def margin(self, x: Images, y: Labels) -> Float[Array, " batch"]:
+        """The logit of class y less the largest other: fooled unless above zero."""
+        return losses.margin(_logits(self, x), y)
+
+    def references(self, x: Images, count: int | None = None) -> tuple[()]:
+        """None."""
+        return ()
+
+    def soft_votes(
+        self, x: Images, references: tuple[()], temperature: float | Float[Array, ""]
+    ) -> Float[Array, "batch class"]:
+        """The logits."""
+        return self.logits(x)
+
+
+def network(logits: Callable[[Images], Any], x: Images) -> Network:
+    """The network's own decision on images like x, in place of its neighbours'.
+
+    Raises ValueError unless `logits(x)` is (batch, class).
+    """
+    logits = logits if isinstance(logits, Partial) else Partial(logits)
+    shape = jax.eval_shape(logits, x[:1]).shape
+    if len(shape) != 2:
+        raise ValueError(f"logits of shape {shape}: (batch, class) needed")
+    return Network(logits, shape[1])
 
 
 def knn(
@@ -186,6 +255,11 @@ def _votes(model, x):
     return neighbors.in_tiles(votes, BATCH)(x)
 
 
+@jax.jit
+def _logits(model, x):
+    return neighbors.in_tiles(model.logits, BATCH)(x)
+
+
 @functools.partial(jax.jit, static_argnames="count")
 def _references(model, x, count):
     every = jnp.broadcast_to(jnp.arange(model.classes), (x.shape[0], model.classes))
@@ -196,6 +270,22 @@ def _references(model, x, count):
 
     pairs = zip(model.features, model.banks, strict=True)
     return lax.stop_gradient(tuple(rows(feature, bank) for feature, bank in pairs))
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _guides(model, x, y, count):
+    queries = [feature(x) for feature in model.features]
+    every = jnp.broadcast_to(jnp.arange(model.classes), (x.shape[0], model.classes))
+    near = neighbors.search(queries[0], model.banks[0], count, labels=model.labels, only=every)
+    mean = jnp.mean(jnp.square(near.distance), -1, where=near.index >= 0)
+    other = jnp.where(every == y[:, None], jnp.inf, mean).argmin(1)
+    pair = jnp.stack([y, other], 1)[..., None]
+    index = jnp.take_along_axis(near.index, pair, 1)
+    there = index >= 0
+    rows = tuple(jnp.where(there[..., None], bank[index], FAR) for bank in model.banks)
+    pairs = zip(queries, model.banks, strict=True)
+    reach = tuple(neighbors.search(q, bank, model.k).distance[:, -1] for q, bank in pairs)
+    return lax.stop_gradient(Guides(rows, there, reach))
 
 
 @functools.partial(jax.jit, static_argnames="count")

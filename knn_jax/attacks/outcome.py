@@ -11,6 +11,7 @@ from knn_jax import balls, classifiers
 Images = Float[Array, "batch height width channel"]
 Labels = Int[Array, " batch"]
 REFERENCES = 2**26  # floats of references that a batch of images may hold: 256 MB
+BATCH = 128  # images attacked at once, where these allow
 SHARE = 67  # references of each class, in per cent of k: a class wins with fewer than k neighbours
 
 
@@ -49,9 +50,13 @@ def check(model: Any, x: Any, y: Any) -> tuple[Images, Labels]:
 
 def batch_size(model: Any, x: Images, references: int) -> int:
     """How many examples to attack at once: up to 128, as the references' memory allows."""
-    one = jax.eval_shape(lambda m, x: m.references(x, references), model, x[:1])
+    return fitting(jax.eval_shape(lambda m, x: m.references(x, references), model, x[:1]))
+
+
+def fitting(one: Any) -> int:
+    """How many examples to attack at once if arrays of the shapes of `one` are held for each."""
     size = sum(leaf.size for leaf in jax.tree.leaves(one))
-    return max(1, min(128, REFERENCES // size))
+    return max(1, min(BATCH, REFERENCES // max(1, size)))
 
 
 def references(model: Any) -> int:
