@@ -99,6 +99,49 @@ def test_references_are_the_nearest_rows_of_every_class(model, digits):
             np.testing.assert_array_equal(rows, model.banks[0][nearest])
 
 
+def test_guides_are_rows_of_the_class_and_of_the_nearest_other_on_average(digits):
+    """Nearest by the first tap, with their features in both; k = 5."""
+    (images, labels), (x, y) = digits
+    model = classifiers.knn([Partial(project, w) for w in WEIGHTS], images, labels, k=5)
+    guides = model.guides(x[:7], y[:7], 4)
+    assert guides.there.all()
+    labels = np.asarray(labels)
+    for number in range(7):
+        distance, other = (
+            np.linalg.norm(np.asarray(project(w, x[number : number + 1]) - bank, np.float64), axis=1)
+            for w, bank in zip(WEIGHTS, model.banks, strict=True)
+        )
+        near = [np.flatnonzero(labels == c) for c in range(10)]
+        near = [rows[np.argsort(distance[rows])[:4]] for rows in near]
+        mean = [
+            np.inf if c == y[number] else np.mean(distance[rows] ** 2) for c, rows in enumerate(near)
+        ]
+        for tap, bank in zip(guides.features, model.banks, strict=True):
+            np.testing.assert_array_equal(
+                tap[number], bank[np.stack([near[y[number]], near[np.argmin(mean)]])]
+            )
+        kth = [np.sort(d)[4] for d in (distance, other)]
+        np.testing.assert_allclose([reach[number] for reach in guides.reach], kth, rtol=1e-5)
+
+
+def test_guides_that_a_class_lacks_are_marked_and_do_not_count():
+    """The one row of class 1, at 0.3, is nearer on average than the two of class 2, at 0.2 and 0.5."""
+    images = jnp.array([0.1, 0.0, 0.1, 0.4, 0.3, 0.6]).reshape(6, 1, 1, 1)
+    model = classifiers.knn(flat, images, jnp.array([0, 0, 0, 1, 2, 2]), k=1)
+    guides = model.guides(images[:1], jnp.array([0]), 3)
+    np.testing.assert_array_equal(guides.there, [[[True, True, True], [True, False, False]]])
+    np.testing.assert_array_equal(guides.features[0][0, 1, 0], images[3].ravel())
+
+
+def test_a_network_decides_by_its_largest_logit():
+    x = jnp.array([[0.1, 0.7, 0.3], [0.5, 0.5, 0.2]]).reshape(2, 1, 3, 1)
+    model = classifiers.network(flat, x)
+    assert model.classes == 3
+    np.testing.assert_array_equal(model.predict(x), [1, 0])
+    np.testing.assert_allclose(model.margin(x, jnp.array([1, 1])), [0.4, 0.0], atol=1e-6)
+    np.testing.assert_allclose(model.margin(x, jnp.array([0, 2])), [-0.6, -0.3], atol=1e-6)
+
+
 @pytest.mark.parametrize(("count", "each"), [(3, 1), (6, 2)])
 def test_rivals_are_the_nearest_images_of_several_other_classes(model, digits, count, each):
     (images, labels), (x, y) = digits

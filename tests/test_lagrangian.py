@@ -1,7 +1,6 @@
 """Attacks that search a Lagrangian's constant: guided, hinged and Carlini & Wagner's."""
 
 import functools
-import inspect
 from functools import partial
 
 import jax
@@ -40,7 +39,7 @@ def pixels(rows, labels, k=1, taps=1):
 
 @pytest.fixture(scope="module")
 def digits(quick):
-    """A 3-NN of 200 digits, the nearest of their means as a network, and five others both have right."""
+    """A 3-NN of 200 digits, a network that picks the nearest mean, and five others both have right."""
     bunch = load_digits()
     images = jnp.asarray(bunch.images[..., None] / 16, jnp.float32)
     labels = jnp.asarray(bunch.target, jnp.int32)
@@ -85,7 +84,7 @@ def test_all_are_found_inside_the_box_and_judged_by_the_hard_vote(digits, found,
     (_, x, y), result = digits, found(name)
     assert result.success.all()
     assert (attacked(digits, name).margin(result.image, y) <= 0).all()
-    assert 0 <= result.image.min()
+    assert result.image.min() >= 0
     assert result.image.max() <= 1
     np.testing.assert_allclose(result.norm, lengths(result.image - x), rtol=1e-5)
     assert (result.norm > 0).all()
@@ -163,11 +162,10 @@ OWN = [0.4, 0.5, 0.5, 0.45]
 OTHER = [0.6, 0.55, 0.4, 0.7]
 
 
-@pytest.mark.parametrize("taps", [1, 2])
 @pytest.mark.parametrize("name", ["guided", "hinged"])
-def test_it_comes_close_to_the_bisector_of_two_clusters(name, taps):
+def test_it_comes_close_to_the_bisector_of_two_clusters(name):
     """1-NN of two rows, the other class twice and a third far away: the boundary is a plane."""
-    model = pixels([OWN, OTHER, OTHER, [0.95, 0.05, 0.95, 0.05]], [0, 2, 2, 1], taps=taps)
+    model = pixels([OWN, OTHER, OTHER, [0.95, 0.05, 0.95, 0.05]], [0, 2, 2, 1])
     x = jnp.array([OWN, [0.42, 0.5, 0.46, 0.45], [0.4, 0.48, 0.5, 0.4]], jnp.float32)
     lead = np.sum(np.subtract(x, OTHER) ** 2, 1) - np.sum(np.subtract(x, OWN) ** 2, 1)
     truth = lead / (2 * np.linalg.norm(np.subtract(OTHER, OWN)))
@@ -176,6 +174,43 @@ def test_it_comes_close_to_the_bisector_of_two_clusters(name, taps):
     assert found.success.all()
     assert (found.norm >= truth - 1e-5).all()
     assert (found.norm <= 1.25 * truth).all()
+
+
+def test_guided_minimises_its_equation():
+    """(x + c m g) / (1 + c m), g the mean of the m guides; the class has two of the three asked for.
+
+    Two equal taps are worth one.
+    """
+    rows = [[0.6, 0.55, 0.4, 0.7], [0.7, 0.6, 0.45, 0.6]]
+    model = pixels([OWN, *rows, [0.95, 0.05, 0.95, 0.05]], [0, 2, 2, 1], taps=2)
+    x = jnp.array(OWN).reshape(1, *SHAPE)
+    run = partial(attacks.guided, guides=3, learning_rate=0.02, steps=200, rounds=1)
+    found = run(KEY, model, x, jnp.array([0]), constant=3.0)
+    expected = (np.array(OWN) + 3 * np.sum(rows, 0)) / (1 + 3 * 2)
+    np.testing.assert_allclose(flat(found.image)[0], expected, atol=1e-4)
+
+
+def test_hinged_drops_its_farther_guides_when_it_has_fooled():
+    """1-NN: a second guide drags the image away, until the last round, which is that of one guide."""
+    model = pixels([OWN, OTHER, [0.05, 0.95, 0.95, 0.95], [0, 0, 0, 0]], [0, 1, 1, 0])
+    x = jnp.array(OWN).reshape(1, *SHAPE)
+    run = partial(attacks.hinged, learning_rate=0.02, steps=100, refresh=10)
+    of_two, of_four, once = (
+        run(KEY, model, x, jnp.array([0]), guides=guides, constant=30.0, rounds=rounds).norm[0]
+        for guides, rounds in ((2, 2), (4, 2), (4, 1))
+    )
+    np.testing.assert_allclose(of_four, of_two, rtol=1e-5)
+    assert once > 1.2 * of_four
+
+
+def test_of_several_starts_the_best_is_returned():
+    images = jax.random.uniform(jax.random.key(3), (12, *SHAPE))
+    model = classifiers.knn(flat, images, jnp.arange(12) % 3, k=1)
+    x, y = images[:4] * 0.95, jnp.arange(4) % 3
+    run = partial(attacks.hinged, guides=4, steps=10, rounds=2, refresh=10)
+    one, several = (run(KEY, model, x, y, starts=starts) for starts in (1, 3))
+    assert (several.norm <= one.norm).all()
+    assert (several.norm < one.norm).any()
 
 
 W = np.array([[1.0, -2.0, 0.5, -0.25], [0.3, 0.2, -0.1, 0.4], [-1.0, 1.0, 1.0, 0.0]], np.float32).T
@@ -197,3 +232,102 @@ def test_carlini_wagner_comes_close_to_a_linear_networks_boundary():
         assert found.success.all()
         assert (found.norm >= truth - 1e-5).all()
         assert (found.norm <= 1.25 * truth).all()
+
+
+def test_confidence_is_the_lead_asked_for():
+    """Of two classes: the other's logit leads by at least that, and hardly more."""
+    network = Partial(linear, (jnp.asarray(W[:, :2]), jnp.zeros((1, 2))))
+    x, y = jnp.array([[0.5, 0.4, 0.5, 0.45]]).reshape(1, *SHAPE), jnp.array([1])
+    run = partial(attacks.carlini_wagner, learning_rate=0.02, steps=60)
+    for confidence in (0.0, 0.3):
+        found = run(KEY, network, x, y, confidence=confidence)
+        z = network(found.image)[0]
+        assert confidence - 1e-6 <= z[0] - z[1] <= confidence + 0.05
+
+
+def test_a_network_is_attacked_by_pgd_as_its_own_classifier():
+    """Within eps of a plane at distance 0.1, or not."""
+    x = jnp.array([[0.5, 0.4, 0.5, 0.45]]).reshape(1, *SHAPE)
+    w = np.array([0.5, -0.5, 0.5, 0.5])
+    weights = jnp.asarray(np.stack([-w, w], 1), jnp.float32)
+    bias = jnp.array([[2 * (flat(x)[0] @ w + 0.1), 0.0]], jnp.float32)
+    model = classifiers.network(Partial(linear, (weights, bias)), x)
+    for eps in (0.09, 0.11):
+        found = attacks.pgd(KEY, model, x, jnp.array([0]), norm="l2", eps=eps, steps=10)
+        assert found.success[0] == (eps > 0.1)
+
+
+@pytest.mark.parametrize(
+    ("least", "decades", "expected"),
+    [
+        (0.05, False, [0.01, 0.1, 0.055, 0.0325, 0.04375, 0.049375]),
+        (0.003, False, [0.01, 0.005, 0.0025, 0.00375, 0.003125, 0.0028125]),
+        (0.0007, True, [0.01, 0.001, 0.0001, 0.00055, 0.000775, 0.0006625]),
+        (9e9, True, [0.01, 0.1, 1, 10, 100, 1000]),
+    ],
+    ids=["up", "down by halves", "down by decades", "never"],
+)
+def test_the_search_of_the_constant_by_hand(least, decades, expected):
+    """A run fools from the constant `least` on, at that distance; the other example always."""
+    x = jnp.zeros((2, *SHAPE))
+    limit = jnp.array([least, 0.0])
+
+    def run(number, bracket):
+        tried.append((number, *bracket))
+        fooled = bracket.constant >= limit
+        image = jnp.broadcast_to(bracket.constant[:, None, None, None], x.shape)
+        return lagrangian.Best(image, jnp.where(fooled, bracket.constant, jnp.inf))
+
+    tried = []
+    with jax.disable_jit():
+        best = lagrangian.search(x, run, constant=jnp.float32(0.01), rounds=6, decades=decades)
+    np.testing.assert_allclose([constant[0] for _, constant, *_ in tried], expected, rtol=1e-5)
+    fools = [constant for constant in expected if constant >= least]
+    np.testing.assert_allclose(best.norm[0], min(fools, default=np.inf), rtol=1e-5)
+    assert best.image[0, 0, 0, 0] == (best.norm[0] if fools else 0)
+    assert best.norm[1] == tried[-1][1][1]
+    last = max((n + 1 for n, constant in enumerate(expected[:-1]) if constant >= least), default=0)
+    np.testing.assert_array_equal(tried[-1][-1], [last, 5])
+
+
+def test_the_box_holds_its_edges():
+    image = jnp.array([0.0, 1e-4, 0.3, 0.5, 1.0]).reshape(1, 5, 1, 1)
+    z = lagrangian.unsquash(image)
+    assert jnp.isfinite(z).all()
+    np.testing.assert_allclose(lagrangian.squash(z), image, atol=1e-6)
+    far = lagrangian.squash(jnp.array([-1e3, 1e3]).reshape(1, 2, 1, 1))
+    np.testing.assert_array_equal(far.ravel(), [0, 1])
+
+
+SMALL = pixels([[0.2] * 4, [0.8] * 4], [0, 1])
+GREY = jnp.full((2, *SHAPE), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("attack", "arguments", "message"),
+    [
+        (attacks.guided, {"x": GREY * 3}, "images reach from 1.5"),
+        (attacks.hinged, {"y": jnp.array([0, 2])}, "out of range of 2 classes"),
+        (attacks.guided, {"guides": 0}, "guides=0: it must be above 0"),
+        (attacks.guided, {"guides": 3}, "k=3 neighbours asked of a bank of 2 rows"),
+        (attacks.guided, {"constant": 0.0}, "constant=0.0: it must be above 0"),
+        (attacks.guided, {"steps": 0}, "steps=0"),
+        (attacks.hinged, {"guides": 3}, "guides=3, .* an even number from 2"),
+        (attacks.hinged, {"guides": 0}, "guides=0, .* an even number from 2"),
+        (attacks.hinged, {"noise": -0.1}, "noise=-0.1"),
+        (attacks.hinged, {"refresh": 0}, "refresh=0"),
+        (attacks.hinged, {"starts": 0}, "starts=0"),
+        (attacks.carlini_wagner, {"learning_rate": float("nan")}, "learning_rate=nan"),
+        (attacks.carlini_wagner, {"confidence": -1.0}, "confidence=-1.0: it must be 0 or more"),
+        (attacks.carlini_wagner, {"y": jnp.array([0, 4])}, "out of range of 4 classes"),
+        (
+            attacks.carlini_wagner,
+            {"logits": lambda x: x},
+            r"logits of shape \(1, 2, 2, 1\): \(batch, cl",
+        ),
+    ],
+)
+def test_what_cannot_be_attacked_is_refused(attack, arguments, message):
+    attacked = {"logits": flat} if attack is attacks.carlini_wagner else {"model": SMALL}
+    with pytest.raises(ValueError, match=message):
+        attack(**{"key": KEY, "x": GREY, "y": jnp.array([0, 1])} | attacked | arguments)

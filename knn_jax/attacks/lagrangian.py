@@ -88,7 +88,7 @@ def step(
     gradient, (image, each) = jax.grad(loss, has_aux=True)(z)
     with jax.numpy_dtype_promotion("standard"):  # optax.adam raises floats to integers
         updates, state = optimizer.update(gradient, state)
-    return z + updates, state, image, each
+    return jax.tree.map(jnp.add, z, updates), state, image, each
 
 
 def search(
