@@ -29,13 +29,17 @@ class Net:
         "mnist",
         "mnist_autoencoder",
         "mnist_vae",
+        "mnist_lipschitz",
         "digits",
         "digits_autoencoder",
         "digits_vae",
+        "digits_lipschitz",
         "pixels",
     ] = "digits"
     """`mnist`: paper 1's trunk; `digits`: a small one; both also as the encoder of a (variational)
-    autoencoder; `pixels`: the image itself, not trained."""
+    autoencoder, and with 1-Lipschitz layers; `pixels`: the image itself, not trained."""
+    sweeps: int = 12
+    """Of the 1-Lipschitz layers towards isometries; 0: only divided by a bound of their norm."""
     weights: str = ""
     """An .npz of PyTorch weights to use instead of training."""
 
@@ -52,10 +56,13 @@ class Defense:
         "rotation",
         "autoencoder",
         "vae",
+        "lipschitz",
     ] = "basic"
     """`basic`: cross-entropy; see `knn_jax.defenses` for the others."""
     weight: float = 1.0
-    """Of the soft nearest neighbour loss beside cross-entropy; above 0 it parts the classes."""
+    """Of the loss that parts the classes beside the other: soft_neighbors, lipschitz."""
+    apart: float = 4.0
+    """Squared distance at which lipschitz parts classes no more."""
     adversary: Literal["none", "l2", "linf"] = "none"
     """Training images are perturbed to raise their loss, by steps in this norm."""
     eps: float = 0.0
@@ -96,16 +103,18 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Attack:
-    """The minimum-norm attack and what it is run on."""
+    """The attacks for the smallest perturbation and what they are run on."""
 
     images: int = 200
     """Test images, from the first."""
+    names: tuple[Literal["minimum_norm", "guided", "hinged"], ...] = ("minimum_norm",)
+    """`guided`: paper 1's, `hinged`: its successor; these in L2 only."""
     norms: tuple[Literal["l2", "linf"], ...] = ("l2",)
-    """One attack is run in each."""
+    """Each attack is run in each that it has."""
     steps: int = 60
-    """Gradients for each start."""
+    """Gradients of minimum_norm for each start; the other attacks have their papers' settings."""
     starts: int = 6
-    """The image, the image with noise, nearest rows of other classes, and the best of these."""
+    """Of minimum_norm: the image, the image with noise, rows of other classes, the best of these."""
     radii: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0)
     """L2 radii at which robust and certified accuracy are reported."""
     radii_linf: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from knn_jax import (
     balls,
     certificates,
     classifiers,
+    config,
     data,
     defenses,
     mesh,
@@ -46,6 +47,9 @@ class Outcome(NamedTuple):
     def correct(self, labels: np.ndarray) -> np.ndarray:
         """Which images are classified correctly without an attack."""
         return self.arrays["clean"] == labels[: len(self.arrays["clean"])]
+
+
+Attacked = dict[tuple[str, balls.Norm], Outcome]  # by attack and norm
 
 
 def network(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, Any]:
@@ -126,19 +130,37 @@ def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
     return Defended(dataset, model, lipschitz, digest.hexdigest())
 
 
+def pairs(knobs: config.Attack) -> list[tuple[str, balls.Norm]]:
+    """Each attack of a recipe with each norm that it has."""
+    return [
+        (name, norm)
+        for name in knobs.names
+        for norm in knobs.norms
+        if norm == "l2" or name == "minimum_norm"
+    ]
+
+
 def attack(
-    recipe: Config, defended: Defended, norm: balls.Norm, folder: Path, *, run: bool = True
+    recipe: Config, defended: Defended, name: str, norm: balls.Norm, folder: Path, *, run: bool = True
 ) -> Outcome | None:
-    """The minimum-norm attack on the first test images: norm, success, image, predictions.
+    """An attack on the first test images: norm, success, image, predictions.
 
     Without `run`, what earlier runs left in the folder; None if that is not all of it.
     """
     knobs = recipe.attack
 
+    def found_by(key, model, x, y):
+        match name:
+            case "guided":
+                return attacks.guided(key, model, x, y)
+            case "hinged":
+                return attacks.hinged(key, model, x, y)
+            case _:
+                settings = {"norm": norm, "steps": knobs.steps, "starts": knobs.starts}
+                return attacks.minimum_norm(key, model, x, y, **settings)
+
     def one(model, key, x, y):
-        found = attacks.minimum_norm(
-            key, model, x, y, norm=norm, steps=knobs.steps, starts=knobs.starts
-        )
+        found = found_by(key, model, x, y)
         clean, own = model.predict(x), jax.nn.one_hot(y, model.classes, dtype=jnp.int32)
         changed = jnp.argmax(2 * model.votes(found.image) - own, 1)  # a tie goes against class y
         keep = {"image": found.image, "norm": found.norm, "success": found.success}
@@ -147,9 +169,19 @@ def attack(
         keep["l2"] = jnp.where(found.success, length, jnp.inf)  # whatever the norm, for certificates
         return {**keep, **counts, "clean": clean, "adversarial": changed}
 
-    settings = ["minimum_norm", norm, knobs.steps, knobs.starts, knobs.chunk, knobs.seed]
+    own = [knobs.steps, knobs.starts] if name == "minimum_norm" else []
+    settings = [name, norm, *own, knobs.chunk, knobs.seed]
     chunks = _Chunks(settings, defended, knobs.images, knobs.chunk, knobs.seed, folder)
-    return chunks.outcome(one, f"attacking {norm}") if run or chunks.complete() else None
+    return chunks.outcome(one, f"{name} {norm}") if run or chunks.complete() else None
+
+
+def worst(outcomes: Sequence[Outcome]) -> Outcome:
+    """For each image the attack that needed least, whichever it was."""
+    each = {k: np.stack([o.arrays[k] for o in outcomes]) for k in outcomes[0].arrays}
+    least = each["norm"].argmin(0)
+    arrays = {k: v[least, np.arange(len(least))] for k, v in each.items()}
+    arrays["gradients"] = each["gradients"].sum(0)
+    return Outcome(arrays, *(sum(getattr(o, s) for o in outcomes) for s in Outcome._fields[1:]))
 
 
 def certify(recipe: Config, defended: Defended, name: str, folder: Path) -> Outcome:

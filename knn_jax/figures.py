@@ -25,15 +25,15 @@ def _png(figure: Any) -> bytes:
 
 def curve(report, attacked, certified, labels) -> bytes:
     """Accuracy against the L2 (and Linf) norm: what attacks leave and what is certified."""
-    norms = ["l2", *(norm for norm in attacked if norm != "l2")]
+    norms = list(dict.fromkeys(["l2", *(norm for _, norm in attacked)]))
     figure, axes = plt.subplots(
         1, len(norms), figsize=(6.4 * len(norms), 4), squeeze=False, layout="constrained"
     )
     for norm, axis in zip(norms, axes[0], strict=True):
-        if norm in attacked:
-            outcome = attacked[norm]
+        runs = [(name, outcome) for (name, of), outcome in attacked.items() if of == norm]
+        for color, (name, outcome) in zip(("C3", "C1", "C4", "C5"), runs, strict=False):
             lengths = np.where(outcome.correct(labels), outcome.arrays["norm"], 0.0)
-            _steps(axis, lengths, "after minimum_norm", "C3")
+            _steps(axis, lengths, f"after {name}", color)
         if norm == "l2":
             for color, (name, outcome) in zip(("C0", "C2"), certified.items(), strict=False):
                 radius = np.where(outcome.correct(labels), outcome.arrays["radius"], 0.0)

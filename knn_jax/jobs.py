@@ -38,10 +38,10 @@ def _evaluate(recipe: Config, path: str, *, run: bool) -> None:
     dataset, folder = _open(recipe, path)
     defended = evaluation.defend(recipe, dataset, folder)
     outcomes = (
-        (norm, evaluation.attack(recipe, defended, norm, folder, run=run))
-        for norm in recipe.attack.norms
+        (pair, evaluation.attack(recipe, defended, *pair, folder, run=run))
+        for pair in evaluation.pairs(recipe.attack)
     )
-    attacked = {norm: outcome for norm, outcome in outcomes if outcome}
+    attacked = {pair: outcome for pair, outcome in outcomes if outcome}
     certified = {}
     if len(recipe.classifier.layers) == 1:
         certified = {c: evaluation.certify(recipe, defended, c, folder) for c in CERTIFICATES}

@@ -32,8 +32,7 @@ def soft_nearest_neighbors(
     A neighbour's weight is exp(-|f_i - f_j|^2 / temperature) (Frosst et al. 2019, eq. 1). 0 for an
     example that is alone of its class, or not `there`.
     """
-    squared = jnp.sum(jnp.square(features), 1)
-    squared = squared[:, None] + squared[None] - 2 * features @ features.T
+    squared = _squared(features)
     others = there[None] & ~jnp.eye(len(y), dtype=bool)
     same = others & (y[:, None] == y[None])
     counted = there & same.any(1)
@@ -41,7 +40,27 @@ def soft_nearest_neighbors(
     def mass(among):
         # An example with nobody among the others is given all of them, to be left out afterwards.
         among = among | ~counted[:, None]
-        weight = -jnp.maximum(squared, 0.0) / temperature
-        return jax.nn.logsumexp(weight, 1, where=among)
+        return jax.nn.logsumexp(-squared / temperature, 1, where=among)
 
     return jnp.where(counted, mass(others) - mass(same), 0.0)
+
+
+def nearest(
+    features: Float[Array, "batch dim"], y: Int[Array, " batch"], there: Bool[Array, " batch"]
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """Squared distances to the nearest example of the same class in the batch, and of another one.
+
+    0 to the same class and inf to another where there is none.
+    """
+    squared = _squared(features)
+    same = y[:, None] == y[None]
+    other = there[None] & ~jnp.eye(len(y), dtype=bool)
+    own = jnp.min(jnp.where(other & same, squared, jnp.inf), 1)
+    rival = jnp.min(jnp.where(other & ~same, squared, jnp.inf), 1)
+    return jnp.where(jnp.isinf(own), 0.0, own), rival
+
+
+def _squared(features):
+    """Squared distances (batch, batch) of all pairs."""
+    norms = jnp.sum(jnp.square(features), 1)
+    return jnp.maximum(norms[:, None] + norms[None] - 2 * features @ features.T, 0.0)

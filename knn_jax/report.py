@@ -14,36 +14,36 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from knn_jax import figures, pages, progress
+from knn_jax import balls, evaluation, figures, pages, progress
 from knn_jax.config import Config
-from knn_jax.evaluation import Defended, Outcome
+from knn_jax.evaluation import Attacked, Defended, Outcome
 from knn_jax.workdir import whole
 
+WORST = "least of all"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
 def write(
     recipe: Config,
     defended: Defended,
-    attacked: dict[str, Outcome],
+    attacked: Attacked,
     certified: dict[str, Outcome],
     folder: Path,
 ) -> dict[str, Any]:
     """Writes report.json, results.csv, adversarial.npz, curve.png, examples.png and report.html.
 
-    `attacked` holds the outcomes by norm, `certified` by certificate. Returns the report.
+    `attacked` holds the outcomes by attack and norm, `certified` by certificate. Returns the report.
     """
     report = summary(recipe, defended, attacked, certified)
     labels = defended.dataset.test.labels
     pictures = {"curve.png": figures.curve(report, attacked, certified, labels)}
-    if "l2" in attacked or "linf" in attacked:
-        first = attacked.get("l2") or attacked["linf"]
-        pictures["examples.png"] = figures.examples(defended, first)
+    if attacked:
+        pictures["examples.png"] = figures.examples(defended, next(iter(attacked.values())))
     for name, picture in pictures.items():
         _save(folder / name, picture)
     _save(folder / "results.csv", _csv(labels, attacked, certified).encode())
     if attacked:
-        arrays = {f"{norm}_image": outcome.arrays["image"] for norm, outcome in attacked.items()}
+        arrays = {f"{name}_{norm}": o.arrays["image"] for (name, norm), o in attacked.items()}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         _save(folder / "adversarial.npz", buffer.getvalue())
@@ -53,7 +53,7 @@ def write(
 
 
 def summary(
-    recipe: Config, defended: Defended, attacked: dict[str, Outcome], certified: dict[str, Outcome]
+    recipe: Config, defended: Defended, attacked: Attacked, certified: dict[str, Outcome]
 ) -> dict[str, Any]:
     """What report.json holds. Accuracies are over all n examples, a misclassified one never robust;
     norms, radii and success rates are over those classified correctly without an attack."""
@@ -74,7 +74,10 @@ def summary(
         "n": len(correct),
         "clean_acc": float(np.mean(correct)),
         "lipschitz": defended.lipschitz,
-        "attacks": [_attack(recipe, norm, o, labels) for norm, o in attacked.items()],
+        "attacks": [
+            _attack(recipe, name, norm, outcome, labels)
+            for (name, norm), outcome in (attacked | worst_cases(attacked)).items()
+        ],
         "certificates": [_certificate(recipe, name, o, labels) for name, o in certified.items()],
         "violations": violations(attacked, certified),
         "reported": config.pop("reported"),
@@ -85,7 +88,18 @@ def summary(
     }
 
 
-def violations(attacked: dict[str, Outcome], certified: dict[str, Outcome]) -> int:
+def worst_cases(attacked: Attacked) -> Attacked:
+    """The least perturbation of each image, for each norm in which there are several attacks."""
+    found: Attacked = {}
+    norms: dict[balls.Norm, None] = {norm: None for _, norm in attacked}  # a set, in order
+    for norm in norms:
+        outcomes = [outcome for (_, of), outcome in attacked.items() if of == norm]
+        if len(outcomes) > 1:
+            found[WORST, norm] = evaluation.worst(outcomes)
+    return found
+
+
+def violations(attacked: Attacked, certified: dict[str, Outcome]) -> int:
     """Certified radii that are above the L2 norm of an attack on the example: must be none."""
     pairs = itertools.product(
         (outcome.arrays["radius"] for outcome in certified.values()),
@@ -94,14 +108,16 @@ def violations(attacked: dict[str, Outcome], certified: dict[str, Outcome]) -> i
     return sum(int(np.sum(radius[: len(l2)] > l2[: len(radius)])) for radius, l2 in pairs)
 
 
-def _attack(recipe: Config, norm: str, outcome: Outcome, labels: np.ndarray) -> dict[str, Any]:
+def _attack(
+    recipe: Config, name: str, norm: str, outcome: Outcome, labels: np.ndarray
+) -> dict[str, Any]:
     arrays = outcome.arrays
     lengths, n = arrays["norm"], len(arrays["norm"])
     right = outcome.correct(labels) & (lengths > 0)
     found = lengths[right & arrays["success"]]
     radii = recipe.attack.radii if norm == "l2" else recipe.attack.radii_linf
     return {
-        "name": "minimum_norm",
+        "name": name,
         "norm": norm,
         "n": n,
         "success_rate": float(len(found) / max(1, right.sum())),
@@ -148,10 +164,10 @@ def _save(file: Path, content: bytes) -> None:
 def _csv(labels, attacked, certified) -> str:
     """One line an example: what was decided, the norms found and the radii certified."""
     columns: dict[str, np.ndarray] = {}
-    for norm, outcome in attacked.items():
+    for (name, norm), outcome in attacked.items():
         columns.setdefault("clean", outcome.arrays["clean"])
-        columns[f"{norm}_adversarial"] = outcome.arrays["adversarial"]
-        columns[f"{norm}_norm"] = outcome.arrays["norm"]
+        columns[f"{name}_{norm}_adversarial"] = outcome.arrays["adversarial"]
+        columns[f"{name}_{norm}_norm"] = outcome.arrays["norm"]
     for name, outcome in certified.items():
         if len(outcome.arrays["clean"]) > len(columns.get("clean", ())):
             columns["clean"] = outcome.arrays["clean"]

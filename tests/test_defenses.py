@@ -11,7 +11,16 @@ from knn_jax import config, data, defenses, losses, nets
 from knn_jax.defenses import Batch
 
 pytestmark = pytest.mark.usefixtures("quick")
-NAMES = ["basic", "soft_neighbors", "input_mixup", "manifold_mixup", "autoencoder", "vae", "rotation"]
+NAMES = [
+    "basic",
+    "soft_neighbors",
+    "input_mixup",
+    "manifold_mixup",
+    "autoencoder",
+    "vae",
+    "rotation",
+    "lipschitz",
+]
 LAYERS = ((4, 3, 2, 1), (6, 2, 2, 0))
 
 
@@ -21,6 +30,8 @@ def net_for(name):
             return nets.autoencoder.Autoencoder(LAYERS, 16, 8)
         case "vae":
             return nets.autoencoder.VariationalAutoencoder(LAYERS, 16, 8)
+        case "lipschitz":
+            return nets.lipschitz.LipschitzAutoencoder(((6, 2), (8, 2)), 8, 16)
         case _:
             return nets.trunk.Trunk(LAYERS, 10)
 
@@ -40,7 +51,7 @@ def test_its_loss_falls(name, norm, batch):
     knobs = config.Defense(name=name, adversary=norm, eps=0.5, steps=2)
     defense = defenses.build(knobs, net_for(name))
     variables = defense.init(jax.random.key(0), batch.x)
-    optimiser = optax.sgd(1e-3) if name == "autoencoder" else optax.sgd(1e-2)
+    optimiser = optax.sgd(1e-3) if name in ("autoencoder", "lipschitz") else optax.sgd(1e-2)
 
     def loss(variables):
         return defense.loss(variables, jax.random.key(1), batch).mean()
@@ -153,6 +164,24 @@ def test_the_variational_bound_by_hand(batch):
     variables["params"]["mean"]["bias"] += 2.0  # 8 numbers: 8 x 2^2 / 2 nats, over 64 pixels
     expected = 1 + 8 * 2 / (64 * np.log(2))
     np.testing.assert_allclose(defense.loss(variables, jax.random.key(0), batch), expected, rtol=1e-6)
+
+
+def test_the_lipschitz_loss_parts_classes_up_to_a_limit(batch):
+    net = net_for("lipschitz")
+    variables = net.init(jax.random.key(0), batch.x)
+    filled = batch._replace(there=jnp.arange(32) < 20)
+    found, taps = net.apply(variables, batch.x)
+    code, y = np.asarray(taps["bottleneck"], np.float64), np.asarray(batch.y)
+    squared = ((code[:, None] - code[None]) ** 2).sum(-1)
+    other = (np.arange(32) < 20)[None] & ~np.eye(32, dtype=bool)
+    same = y[:, None] == y[None]
+    own, rival = (np.where(other & of, squared, np.inf).min(1) for of in (same, ~same))
+    own = np.where(np.isinf(own), 0, own)
+    limit = float(np.median(rival))
+    error = ((np.asarray(found) - np.asarray(batch.x).reshape(32, -1)) ** 2).sum(1)
+    expected = error + 3 * (own - np.minimum(rival, limit))
+    loss = defenses.lipschitz(net, 3.0, limit).loss(variables, None, filled)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
 def linear(weights):

@@ -143,17 +143,17 @@ def test_the_results_are_those_of_the_report(small):
         report["attacks"], (np.linalg.norm, lambda d: abs(d).max()), strict=True
     ):
         norm = attack["norm"]
-        found = images[f"{norm}_image"]
+        found = images[f"minimum_norm_{norm}"]
         assert found.shape == (6, 8, 8, 1)
         assert found.min() >= 0
         assert found.max() <= 1
-        lengths = [float(row[f"{norm}_norm"]) for row in rows]
+        lengths = [float(row[f"minimum_norm_{norm}_norm"]) for row in rows]
         assert np.isfinite(lengths).any()
         for i, length in enumerate(lengths):
             if np.isfinite(length):
                 difference = (found[i] - test.images[i]).ravel()
                 assert length == pytest.approx(measure(difference), rel=1e-5)
-                assert length == 0 or rows[i][f"{norm}_adversarial"] != rows[i]["label"]
+                assert length == 0 or rows[i][f"minimum_norm_{norm}_adversarial"] != rows[i]["label"]
         lengths = [v for v, ok in zip(lengths, right, strict=True) if ok and np.isfinite(v) and v > 0]
         assert attack["mean_norm"] == pytest.approx(np.mean(lengths))
 
@@ -235,7 +235,9 @@ def test_pixels_have_constant_1_and_their_radii_never_exceed_an_attack(pixels):
     assert report["attacks"][0]["success_rate"] == 1
     assert not (folder / "checkpoints").exists()
     for row in table(folder):
-        norm, margin, voronoi = (float(row[k]) for k in ("l2_norm", "margin_radius", "voronoi_radius"))
+        norm, margin, voronoi = (
+            float(row[k]) for k in ("minimum_norm_l2_norm", "margin_radius", "voronoi_radius")
+        )
         assert 0 <= margin <= voronoi * (1 + 1e-5)
         assert voronoi <= norm
         assert voronoi > 0 or row["clean"] != row["label"]
@@ -276,7 +278,7 @@ def asked(monkeypatch):
 
 def attack(folder, defended, **knobs):
     recipe = altered(PIXELS, attack={"images": 10, **knobs})
-    return evaluation.attack(recipe, defended, "l2", folder)
+    return evaluation.attack(recipe, defended, "minimum_norm", "l2", folder)
 
 
 def equal(one, other, count=None):
@@ -347,7 +349,7 @@ def test_another_classifier_computes_anew(tmp_path, defended, asked):
 def test_without_run_only_what_is_complete_is_read(tmp_path, defended, asked):
     def found(images):
         recipe = altered(PIXELS, attack={"images": images})
-        return evaluation.attack(recipe, defended, "l2", tmp_path, run=False)
+        return evaluation.attack(recipe, defended, "minimum_norm", "l2", tmp_path, run=False)
 
     assert found(10) is None
     whole = attack(tmp_path, defended)
@@ -355,6 +357,28 @@ def test_without_run_only_what_is_complete_is_read(tmp_path, defended, asked):
     equal(found(10), whole)
     assert found(12) is None
     assert asked == []
+
+
+def test_each_attack_is_run_in_the_norms_that_it_has(tmp_path, defended, monkeypatch):
+    for factor, name in enumerate(("minimum_norm", "guided", "hinged"), 1):
+
+        def found(key, model, x, y, *, norm="l2", steps=1, starts=1, factor=factor):
+            result = cheap(key, model, x, y, norm=norm, steps=steps, starts=starts)
+            return result._replace(norm=factor * result.norm)
+
+        monkeypatch.setattr(attacks, name, found)
+    names = ("minimum_norm", "guided", "hinged")
+    recipe = altered(PIXELS, attack={"images": 10, "names": names, "norms": ("linf", "l2")})
+    pairs = evaluation.pairs(recipe.attack)
+    assert pairs == [
+        ("minimum_norm", "linf"),
+        ("minimum_norm", "l2"),
+        ("guided", "l2"),
+        ("hinged", "l2"),
+    ]
+    lengths = [evaluation.attack(recipe, defended, *pair, tmp_path).arrays["norm"] for pair in pairs]
+    for factor, (length, base) in enumerate(zip(lengths[1:], [lengths[1]] * 3, strict=True), 1):
+        np.testing.assert_allclose(length, factor * base, rtol=1e-6)
 
 
 # What is refused.

@@ -1,5 +1,6 @@
 """Networks: their shapes, gradients, bounds and PyTorch weights."""
 
+import functools
 import math
 import re
 
@@ -223,3 +224,63 @@ def test_features_made_twice_share_their_program(digits):
         (tap,) = nets.features(net, values, ("relu1",), DIGITS)
         traced(tap, jnp.zeros(DIGITS))
     assert traced._cache_size() == 1
+
+
+def apart(net, variables, layer, a, b):
+    """How far the layer moves two batches apart, over how far they are."""
+    moved = net.apply(variables, a)[1][layer] - net.apply(variables, b)[1][layer]
+    return jnp.linalg.norm(moved, axis=1) / jnp.linalg.norm((a - b).reshape(len(a), -1), axis=1)
+
+
+@pytest.mark.parametrize("sweeps", [0, 12])
+def test_no_optimisation_violates_the_lipschitz_constant(sweeps):
+    """Ascending the ratio in both images and all weights, from weights far from orthonormal."""
+    net = nets.lipschitz.LipschitzAutoencoder(((6, 2), (8, 2)), 8, 16, sweeps)
+    keys = jax.random.split(jax.random.key(0), 4)
+    a = jax.random.uniform(keys[0], (16, 8, 8, 1))
+    b = a + 0.01 * jax.random.normal(keys[1], a.shape)
+    variables = net.init(keys[2], a)
+    variables = jax.tree.map(lambda leaf: leaf + jax.random.normal(keys[3], leaf.shape), variables)
+
+    @functools.partial(jax.jit, static_argnames="layer")
+    def ascend(layer):
+        def total(inputs):
+            return jnp.log(apart(net, inputs[0], layer, *inputs[1:])).sum()
+
+        def step(inputs, _):
+            gradient = jax.grad(total)(inputs)
+            return jax.tree.map(lambda leaf, g: leaf + 0.003 * g, inputs, gradient), total(inputs)
+
+        return lax.scan(step, (variables, a, b), length=60)
+
+    for layer in ("relu1", "relu2", "bottleneck"):
+        (changed, a_, b_), totals = ascend(layer)
+        assert totals[-1] > totals[0] - 1e-4, "the ascent ascends"
+        bound = net.lipschitz(changed, layer)
+        assert bound <= 1.0001
+        assert (apart(net, changed, layer, a_, b_) <= bound * (1 + 1e-5)).all()
+        assert net.lipschitz(variables, layer) <= 1.0001
+
+
+def test_sweeps_make_an_isometry_where_channels_last():
+    """Distances through the first stage stay, but for signs that differ; without sweeps they shrink."""
+    x, dx = jax.random.uniform(jax.random.key(0), (2, 16, 8, 8, 1))
+    kept = []
+    for sweeps in (0, 12):
+        net = nets.lipschitz.LipschitzAutoencoder(((6, 2), (8, 2)), 8, 16, sweeps)
+        variables = net.init(jax.random.key(1), x)
+        noise = jax.random.normal(jax.random.key(2), (4, 6))
+        variables["params"]["stage1"]["kernel"] = jax.random.normal(jax.random.key(3), (4, 6)) + noise
+        variables["params"]["stage1"]["bias"] += 9.0  # all positive
+        kept.append(apart(net, variables, "relu1", x, dx))
+    np.testing.assert_allclose(kept[1], 1.0, rtol=1e-3)
+    assert (kept[0] < 0.9).all()
+
+
+def test_patches_keep_every_pixel_once():
+    x = jnp.arange(2 * 5 * 4 * 3.0).reshape(2, 5, 4, 3)
+    found = nets.lipschitz.patches(x, 2)
+    assert found.shape == (2, 3, 2, 12)
+    np.testing.assert_array_equal(found[1, 1, 0], x[1, 2:4, :2].reshape(12))
+    np.testing.assert_array_equal(found[:, 2, :, 6:], 0)  # below the image
+    np.testing.assert_allclose(jnp.sum(found), jnp.sum(x))

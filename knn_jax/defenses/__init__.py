@@ -7,6 +7,7 @@ from knn_jax.defenses.adversarial import adversarial
 from knn_jax.defenses.autoencoder import autoencoder, vae
 from knn_jax.defenses.basic import basic
 from knn_jax.defenses.defense import Batch, Defense
+from knn_jax.defenses.lipschitz import lipschitz
 from knn_jax.defenses.mixup import mixup
 from knn_jax.defenses.soft_neighbors import soft_neighbors
 
@@ -18,6 +19,7 @@ __all__ = [
     "basic",
     "build",
     "check",
+    "lipschitz",
     "mixup",
     "soft_neighbors",
     "vae",
@@ -39,6 +41,8 @@ def build(knobs: config.Defense, net: Any) -> Defense:
             found = autoencoder(net)
         case "vae":
             found = vae(net)
+        case "lipschitz":
+            found = lipschitz(net, knobs.weight, knobs.apart)
     if knobs.adversary == "none":
         return found
     return adversarial(found, knobs.adversary, knobs.eps, steps=knobs.steps, step_size=knobs.step_size)
@@ -47,7 +51,7 @@ def build(knobs: config.Defense, net: Any) -> Defense:
 def check(knobs: config.Defense, net: config.Net) -> None:
     """Raises ValueError for a net that this does not train, and for knobs out of range."""
     size, _, kind = net.name.partition("_")
-    needed = knobs.name if knobs.name in ("autoencoder", "vae") else ""
+    needed = knobs.name if knobs.name in ("autoencoder", "vae", "lipschitz") else ""
     if size != "pixels" and kind != needed:
         other = f"{size}_{needed}" if needed else size
         raise ValueError(f"defense.name={knobs.name!r} trains no net.name={net.name!r}: use {other!r}")

@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from knn_jax import config
-from knn_jax.nets import autoencoder, trunk
+from knn_jax.nets import autoencoder, lipschitz, trunk
 
 
 class Pixels(nn.Module):
@@ -35,6 +35,9 @@ def build(knobs: config.Net, classes: int) -> Any:
     size, _, kind = knobs.name.partition("_")
     layers = trunk.LAYERS[size]
     match kind:
+        case "lipschitz":
+            stages = lipschitz.STAGES[size]
+            return lipschitz.LipschitzAutoencoder(stages, sweeps=knobs.sweeps)
         case "autoencoder":
             return autoencoder.Autoencoder(layers)
         case "vae":
