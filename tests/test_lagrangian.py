@@ -190,15 +190,15 @@ def test_guided_minimises_its_equation():
     np.testing.assert_allclose(flat(found.image)[0], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("refresh", "share"), [(4, 0.5), (200, 30 / 31)], ids=["anew", "once"])
+@pytest.mark.parametrize(("refresh", "share"), [(4, 0.5), (300, 0.75)], ids=["anew", "once"])
 def test_hinged_stops_where_the_guide_is_among_the_nearest_as_measured_last(refresh, share):
-    """At the bisector; or, at x measured as its own row, where c / (1 + c) of the way is gone."""
+    """At the bisector; or, measured at x, which is its own row, when c / (1 + c) of the way is gone."""
     model, x = pixels([OWN, OTHER], [0, 1]), jnp.array(OWN).reshape(1, *SHAPE)
-    run = partial(attacks.hinged, guides=2, learning_rate=0.005, noise=0.0, steps=200, rounds=1)
-    found = run(KEY, model, x, jnp.array([0]), constant=30.0, refresh=refresh)
+    run = partial(attacks.hinged, guides=2, learning_rate=0.05, noise=0.0, steps=300, rounds=1)
+    found = run(KEY, model, x, jnp.array([0]), constant=3.0, refresh=refresh)
     expected = share * np.linalg.norm(np.subtract(OTHER, OWN))
-    assert expected <= found.norm[0] + 1e-3
-    assert found.norm[0] <= 1.2 * expected
+    assert found.success[0]
+    assert 0.95 * expected <= found.norm[0] <= 1.2 * expected
 
 
 def test_hinged_drops_its_farther_guides_when_it_has_fooled():
