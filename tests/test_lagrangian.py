@@ -162,14 +162,14 @@ OWN = [0.4, 0.5, 0.5, 0.45]
 OTHER = [0.6, 0.55, 0.4, 0.7]
 
 
-@pytest.mark.parametrize("name", ["guided", "hinged"])
-def test_it_comes_close_to_the_bisector_of_two_clusters(name):
-    """1-NN of two rows, the other class twice and a third far away: the boundary is a plane."""
+@pytest.mark.parametrize(("name", "guides"), [("guided", 4), ("hinged", 6)])
+def test_it_comes_close_to_the_bisector_of_two_clusters(name, guides):
+    """1-NN of two rows and a third far away: a plane. No class has as many rows as are asked for."""
     model = pixels([OWN, OTHER, OTHER, [0.95, 0.05, 0.95, 0.05]], [0, 2, 2, 1])
     x = jnp.array([OWN, [0.42, 0.5, 0.46, 0.45], [0.4, 0.48, 0.5, 0.4]], jnp.float32)
     lead = np.sum(np.subtract(x, OTHER) ** 2, 1) - np.sum(np.subtract(x, OWN) ** 2, 1)
     truth = lead / (2 * np.linalg.norm(np.subtract(OTHER, OWN)))
-    run = partial(getattr(attacks, name), guides=2, learning_rate=0.02, steps=80, rounds=12)
+    run = partial(getattr(attacks, name), guides=guides, learning_rate=0.02, steps=80, rounds=12)
     found = run(KEY, model, x.reshape(-1, *SHAPE), jnp.zeros(3, jnp.int32), constant=0.1)
     assert found.success.all()
     assert (found.norm >= truth - 1e-5).all()
@@ -190,6 +190,17 @@ def test_guided_minimises_its_equation():
     np.testing.assert_allclose(flat(found.image)[0], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(("refresh", "share"), [(4, 0.5), (300, 0.75)], ids=["anew", "once"])
+def test_hinged_stops_where_the_guide_is_among_the_nearest_as_measured_last(refresh, share):
+    """At the bisector; or, measured at x, which is its own row, when c / (1 + c) of the way is gone."""
+    model, x = pixels([OWN, OTHER], [0, 1]), jnp.array(OWN).reshape(1, *SHAPE)
+    run = partial(attacks.hinged, guides=2, learning_rate=0.05, noise=0.0, steps=300, rounds=1)
+    found = run(KEY, model, x, jnp.array([0]), constant=3.0, refresh=refresh)
+    expected = share * np.linalg.norm(np.subtract(OTHER, OWN))
+    assert found.success[0]
+    assert 0.95 * expected <= found.norm[0] <= 1.2 * expected
+
+
 def test_hinged_drops_its_farther_guides_when_it_has_fooled():
     """1-NN: a second guide drags the image away, until the last round, which is that of one guide."""
     model = pixels([OWN, OTHER, [0.05, 0.95, 0.95, 0.95], [0, 0, 0, 0]], [0, 1, 1, 0])
@@ -203,14 +214,28 @@ def test_hinged_drops_its_farther_guides_when_it_has_fooled():
     assert once > 1.2 * of_four
 
 
-def test_of_several_starts_the_best_is_returned():
+SEVERAL = {"guides": 4, "steps": 10, "rounds": 2, "refresh": 10}
+
+
+@pytest.fixture(scope="module")
+def scattered(quick):
+    """A 1-NN of twelve images of three classes, and four images close to four of them."""
     images = jax.random.uniform(jax.random.key(3), (12, *SHAPE))
-    model = classifiers.knn(flat, images, jnp.arange(12) % 3, k=1)
-    x, y = images[:4] * 0.95, jnp.arange(4) % 3
-    run = partial(attacks.hinged, guides=4, steps=10, rounds=2, refresh=10)
-    one, several = (run(KEY, model, x, y, starts=starts) for starts in (1, 3))
+    y = jnp.arange(12) % 3
+    return classifiers.knn(flat, images, y, k=1), images[:4] * 0.95, y[:4]
+
+
+def test_of_several_starts_the_best_is_returned(scattered):
+    one, several = (attacks.hinged(KEY, *scattered, starts=n, **SEVERAL) for n in (1, 3))
     assert (several.norm <= one.norm).all()
     assert (several.norm < one.norm).any()
+
+
+def test_the_key_decides_unless_there_is_no_noise(scattered):
+    for noise in (0.0, 0.1):
+        keys = jax.random.key(0), jax.random.key(1)
+        one, other = (attacks.hinged(key, *scattered, noise=noise, **SEVERAL).image for key in keys)
+        assert (one == other).all() == (noise == 0)
 
 
 W = np.array([[1.0, -2.0, 0.5, -0.25], [0.3, 0.2, -0.1, 0.4], [-1.0, 1.0, 1.0, 0.0]], np.float32).T
