@@ -2,7 +2,8 @@
 
     python certify.py configs/mnist_pixels.py
 
-`attack.py` attacks the first 200 besides. The paper reports accuracy .9683 and a mean radius of
+`attack.py` attacks the first 200 besides, and `--certify.exact` computes the exact radius (give
+`--certify.images 500` with it: some two minutes). The paper reports accuracy .9683 and a mean radius of
 .9567 by approximate neighbours, over the images classified correctly; exact search gives .9054.
 """
 

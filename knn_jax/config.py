@@ -135,6 +135,8 @@ class Certify:
     """Rows of the image's class in the Voronoi bound."""
     other: int = 1024
     """Rows of other classes in it."""
+    exact: bool = False
+    """Whether to compute the exact radius besides, which there is for k = 1."""
     chunk: int = 1000
     """Images between saves."""
 

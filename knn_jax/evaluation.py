@@ -92,6 +92,8 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
         )
     if len(recipe.classifier.layers) > 1 and not recipe.attack.norms:
         raise ValueError("attack.norms is empty and certificates cover one of classifier.layers only")
+    if recipe.certify.exact and recipe.classifier.k != 1:
+        raise ValueError(f"certify.exact is for classifier.k=1, and it is {recipe.classifier.k}")
     for field, value in (
         ("attack.steps", recipe.attack.steps),
         ("attack.starts", recipe.attack.starts),
@@ -193,6 +195,8 @@ def certify(recipe: Config, defended: Defended, name: str, folder: Path) -> Outc
         constant = defended.lipschitz
         if name == "margin":
             radius = certificates.margin(model, x, y, lipschitz=constant)
+        elif name == "exact":
+            radius = certificates.exact(model, x, y, lipschitz=constant).lower
         else:
             own, other = knobs.own, knobs.other
             radius = certificates.voronoi(model, x, y, lipschitz=constant, own=own, other=other)

@@ -35,7 +35,7 @@ def curve(report, attacked, certified, labels) -> bytes:
             lengths = np.where(outcome.correct(labels), outcome.arrays["norm"], 0.0)
             _steps(axis, lengths, f"after {name}", color)
         if norm == "l2":
-            for color, (name, outcome) in zip(("C0", "C2"), certified.items(), strict=False):
+            for color, (name, outcome) in zip(("C0", "C2", "C6"), certified.items(), strict=False):
                 radius = np.where(outcome.correct(labels), outcome.arrays["radius"], 0.0)
                 _steps(axis, radius, f"certified: {name}", color)
         axis.set(xlabel=f"{norm} norm of the perturbation", ylabel="accuracy", ylim=(0, 1.02))

@@ -5,8 +5,6 @@ from pathlib import Path
 from knn_jax import data, evaluation, progress, report, workdir
 from knn_jax.config import Config
 
-CERTIFICATES = ("margin", "voronoi")
-
 
 def train(recipe: Config, path: str) -> None:
     """Trains, or goes on from the checkpoint in the workdir."""
@@ -44,5 +42,6 @@ def _evaluate(recipe: Config, path: str, *, run: bool) -> None:
     attacked = {pair: outcome for pair, outcome in outcomes if outcome}
     certified = {}
     if len(recipe.classifier.layers) == 1:
-        certified = {c: evaluation.certify(recipe, defended, c, folder) for c in CERTIFICATES}
+        names = ("margin", "voronoi", *(["exact"] if recipe.certify.exact else []))
+        certified = {name: evaluation.certify(recipe, defended, name, folder) for name in names}
     report.show(report.write(recipe, defended, attacked, certified, folder), folder)

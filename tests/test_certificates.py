@@ -7,48 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
-from scipy.optimize import LinearConstraint, minimize
+from points import classifier, exact, images, scaled
 from sklearn.datasets import load_digits
 
 from knn_jax import attacks, certificates, classifiers
 
 pytestmark = pytest.mark.usefixtures("quick")
 both = pytest.mark.parametrize("certify", [certificates.margin, certificates.voronoi])
-
-
-def scaled(scale, x):
-    return scale * x.reshape(x.shape[0], -1)
-
-
-def images(points):
-    """Points (count, dim) as images of one row of pixels."""
-    points = jnp.asarray(points, jnp.float32)
-    return points.reshape(points.shape[0], 1, -1, 1)
-
-
-def classifier(rows, labels, k=1, scale=1.0):
-    features = Partial(scaled, jnp.float32(scale))
-    return classifiers.knn(features, images(rows), jnp.asarray(labels, jnp.int32), k=k)
-
-
-def exact(x, rows, labels, y):
-    """The distance from x to where a row of another class is nearest, by quadratic programs."""
-    x, rows, labels = np.asarray(x, np.float64), np.asarray(rows, np.float64), np.asarray(labels)
-    own, best = rows[labels == y], np.inf
-    for w in rows[labels != y]:
-        lead = (np.sum((own - x) ** 2, 1) - np.sum((w - x) ** 2)) / 2
-        normals = w - own  # w is nearer to x + d than a row z where <w - z, d> + lead >= 0
-        found = minimize(
-            lambda d: d @ d,
-            w - x,
-            jac=lambda d: 2 * d,
-            constraints=LinearConstraint(normals, -lead, np.inf),
-            method="SLSQP",
-            options={"maxiter": 200, "ftol": 1e-14},
-        )
-        assert found.success
-        best = min(best, np.sqrt(found.fun))
-    return best
 
 
 def fooled(point, rows, labels, y, k):

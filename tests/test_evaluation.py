@@ -29,7 +29,7 @@ PIXELS = config.Config(
     net=config.Net(name="pixels"),
     classifier=config.Classifier(layers=("pixels",), k=1, bank_rows=200),
     attack=config.Attack(images=6, steps=4, starts=2, chunk=4),
-    certify=config.Certify(other=64, chunk=8),
+    certify=config.Certify(other=64, chunk=8, exact=True),
 )
 
 
@@ -78,6 +78,7 @@ def idle(monkeypatch):
     monkeypatch.setattr(attacks, "minimum_norm", refuse)
     monkeypatch.setattr(certificates, "margin", refuse)
     monkeypatch.setattr(certificates, "voronoi", refuse)
+    monkeypatch.setattr(certificates, "exact", refuse)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,7 @@ def small(tmp_path_factory):
         optim={"epochs": 1},
         classifier={"layers": ("relu3",), "k": 5},
         attack={"norms": ("l2", "linf")},
+        certify={"exact": False},
     )
     folder = tmp_path_factory.mktemp("small")
     jobs.attack(recipe, str(folder))
@@ -221,7 +223,7 @@ def test_certifying_alone_attacks_nothing(tmp_path, monkeypatch):
     jobs.certify(altered(PIXELS, certify={"images": 9}), str(tmp_path))
     report = read(tmp_path)
     assert report["attacks"] == []
-    assert [c["n"] for c in report["certificates"]] == [9, 9]
+    assert [c["n"] for c in report["certificates"]] == [9, 9, 9]
     assert len(table(tmp_path)) == 9
     assert not (tmp_path / "adversarial.npz").exists()
     assert not (tmp_path / "examples.png").exists()
@@ -235,11 +237,10 @@ def test_pixels_have_constant_1_and_their_radii_never_exceed_an_attack(pixels):
     assert report["attacks"][0]["success_rate"] == 1
     assert not (folder / "checkpoints").exists()
     for row in table(folder):
-        norm, margin, voronoi = (
-            float(row[k]) for k in ("minimum_norm_l2_norm", "margin_radius", "voronoi_radius")
-        )
+        norm = float(row["minimum_norm_l2_norm"])
+        margin, voronoi, exact = (float(row[f"{k}_radius"]) for k in ("margin", "voronoi", "exact"))
         assert 0 <= margin <= voronoi * (1 + 1e-5)
-        assert voronoi <= norm
+        assert voronoi <= exact <= norm
         assert voronoi > 0 or row["clean"] != row["label"]
 
 
@@ -396,6 +397,7 @@ BAD = [
     ({"attack": {"starts": 0}}, r"attack\.starts=0"),
     ({"attack": {"chunk": 0}}, r"attack\.chunk=0"),
     ({"certify": {"own": 0}}, r"certify\.own=0"),
+    ({"certify": {"exact": True}}, r"certify\.exact is for classifier\.k=1, and it is 5"),
 ]
 NEW = [  # what a workdir of another network would refuse anyhow
     ({"net": {"weights": "nowhere.npz"}}, r"no file nowhere\.npz"),

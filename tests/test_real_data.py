@@ -129,6 +129,23 @@ def test_nearest_pixels_and_what_they_certify(nearest, test_set):
     assert voronoi.mean() > 1.3 * margin[:500].mean()
 
 
+def test_the_exact_radius_of_nearest_pixels(nearest, test_set):
+    """Of the first 200, without and with the box."""
+    x, y = (leaf[:200] for leaf in test_set)
+    right = np.asarray(nearest.predict(x)) == y
+    voronoi = certificates.voronoi(nearest, x, y)
+    free, box = (certificates.exact(nearest, x, y, box=box) for box in (False, True))
+    assert np.all(voronoi <= free.lower)
+    assert np.all(free.lower <= box.upper)
+    for found, mean in ((free, 1.4275), (box, 1.4797)):
+        assert np.all(found.closed)
+        assert np.all(found.lower <= found.upper)
+        np.testing.assert_allclose(found.lower, found.upper, rtol=2e-3, atol=1e-3)
+        assert np.asarray(found.lower)[right].mean() == pytest.approx(mean, abs=3e-3)
+    changed = nearest.predict(box.point.reshape(x.shape))
+    assert np.all(changed != y)
+
+
 def hashes(split):
     """One number for each image and its label, in an order of their own."""
     weights = np.random.default_rng(0).integers(2**62, size=784)

@@ -1,0 +1,229 @@
+"""The exact radius of 1-NN: the distance to the nearest cell of a row of another class."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float
+
+from knn_jax.certificates import cells
+from knn_jax.certificates.sides import check, sides
+from knn_jax.classifiers import BATCH, Images, Labels
+from knn_jax.neighbors import in_tiles, search, top_k
+
+HIGHEST = lax.Precision.HIGHEST
+HELD = 2**25  # bounds of (image, row)
+SCORED = 2**22  # distances of (image, own row, row)
+NEAR = 16  # own rows, those of class y, that bound every cell at first
+POOL = 32  # own rows that a program knows
+CUTS = 8  # own rows found at once
+LANES = 32  # images worked on at once
+CELLS = 2  # of each of them
+ROUNDS = 2000  # of work on one batch, before what is left open is returned so
+
+
+class Exact(NamedTuple):
+    """What brackets the norm of the smallest perturbation that changes the nearest row's class.
+
+    lower   no perturbation below it does, float32's rounding in the vote included; 0: none needed
+    upper   of a perturbation of the features that does, by a margin above rounding
+    closed  whether no cell is left open: rounding and the solver's tolerance are between the two
+    point   the perturbed features
+    """
+
+    lower: Float[Array, " batch"]
+    upper: Float[Array, " batch"]
+    closed: Bool[Array, " batch"]
+    point: Float[Array, "batch dim"]
+
+
+class _Known(NamedTuple):
+    """Of each image so far."""
+
+    bound: Array  # (image, row) on the distance to the row's cell; inf once solved, or of class y
+    least: Array  # (image,) of these
+    solved: Array  # (image,) the least bound of a solved cell
+    upper: Array  # (image,)
+    point: Array  # (image, dim)
+    pool: Array  # (image, slot) own rows, those last of use first; -1: none
+
+    def open(self) -> Array:
+        """Which images have a cell that may be nearer than the point."""
+        return self.least < self.upper
+
+
+def exact(model: Any, x: Images, y: Labels, *, lipschitz: float = 1.0, box: bool = False) -> Exact:
+    """The smallest change in L2 of the features that changes the class of the nearest row, bracketed.
+
+    On pixels that is the smallest perturbation, with `box` among those that keep them in [0, 1];
+    through features of constant `lipschitz` `lower` is a bound on it, and `upper` the best that any
+    such bound could be. The change to a row w of another class is the projection of x on the cell of
+    w against all rows z of class y, a quadratic program (Wang et al. 2019). Cells are taken in the
+    order of their bounds, at first those of bisectors; a program knows the few z that an exact search
+    at its solution found nearer than w; and the next cell's bound above `upper` ends it. Any weights
+    of its dual prove a bound, any point in a cell is an upper one. Time goes as images x rows.
+
+    Raises ValueError for k above 1, where the cells are those of sets of rows and `voronoi` bounds
+    the radius, and for a `box` around features that are not the pixels.
+    """
+    x, y = check(model, x, y, lipschitz)
+    if model.k != 1:
+        raise ValueError(f"k={model.k}: exact is for k=1; voronoi bounds the radius for any k")
+    if box and not _pixels(model):
+        raise ValueError("box=True is for features that are the pixels, x.reshape(len(x), -1)")
+    return _exact(model, x, y, jnp.float32(lipschitz), box=box)
+
+
+def _pixels(model):
+    (bank,), images = model.banks, model.images
+    if isinstance(bank, Tracer) or isinstance(images, Tracer):
+        return bank.size == images.size
+    return np.array_equal(bank, np.reshape(images, (len(images), -1)))
+
+
+@functools.partial(jax.jit, static_argnames="box")
+def _exact(model, x, y, lipschitz, *, box):
+    (bank,) = model.banks
+    rows = bank.shape[0]
+    norms = jnp.sum(jnp.square(bank), -1)
+
+    def batch(x, y):
+        query = model.features[0](x)
+        near = sides(model, query, y, NEAR, 1)
+        relative = near.relative + POOL * 2.0**-24  # of sums over the pixels, and over the pool
+        bisectors = functools.partial(_bisectors, model, norms, relative)
+        bound = in_tiles(bisectors, max(1, SCORED // (rows * NEAR)))(query, y, near.own)
+        bound = jnp.maximum(bound - 4 * near.absolute[:, None], 0.0)
+        away, w = near.other.distance[:, 0], near.other.index[:, 0]
+        upper = jnp.where(away <= near.own.distance[:, 0], 0.0, away * (1 + relative))
+        slots = ((0, 0), (0, POOL - near.own.index.shape[1]))
+        known = _Known(
+            bound=bound,
+            least=bound.min(1),
+            solved=jnp.full(len(x), jnp.inf),
+            upper=upper,
+            point=jnp.where((upper > 0)[:, None], bank[w], query),
+            pool=jnp.pad(near.own.index, slots, constant_values=-1),
+        )
+        lanes = min(LANES, len(x))
+
+        def work(state):
+            known, count = state
+            (lane,) = jnp.nonzero(known.open(), size=lanes, fill_value=len(x))
+            some = (query, y, near.absolute, known)
+            some = jax.tree.map(lambda leaf: leaf.at[lane].get(mode="clip"), some)
+            new = _examine(model, relative, box, *some)
+            return jax.tree.map(lambda a, b: a.at[lane].set(b, mode="drop"), known, new), count + 1
+
+        def more(state):
+            return state[0].open().any() & (state[1] < ROUNDS)
+
+        known, _ = lax.while_loop(more, work, (known, jnp.int32(0)))
+        lower = jnp.minimum(jnp.minimum(known.solved, known.least), known.upper)
+        return Exact(lower / lipschitz, known.upper / lipschitz, ~known.open(), known.point)
+
+    return in_tiles(batch, max(1, min(BATCH, HELD // rows)))(x, y)
+
+
+def _bisectors(model, norms, relative, query, y, own):
+    """What `voronoi` knows of every row's cell, inf for those of class y: (batch, row)."""
+    (bank,) = model.banks
+    z, z_norms = bank[own.index], norms[own.index][..., None]
+    q_norms = jnp.sum(jnp.square(query), -1)[:, None]
+    to_w = q_norms + norms[None] - 2 * jnp.matmul(query, bank.T, precision=HIGHEST)
+    to_w = jnp.maximum(to_w - 3 * relative * (q_norms + norms[None]), 0.0)
+    apart = z_norms + norms[None, None] - 2 * jnp.einsum("qzd,rd->qzr", z, bank, precision=HIGHEST)
+    apart = jnp.maximum(apart, 0.0) + 3 * relative * (z_norms + norms[None, None])
+    lead = (1 - 12 * relative) * to_w[:, None] - jnp.square(own.distance)[..., None]
+    bound = jnp.where((apart > 0) & jnp.isfinite(lead), lead / (2 * jnp.sqrt(apart)), 0.0).max(1)
+    return jnp.where(model.labels[None] == y[:, None], jnp.inf, bound)
+
+
+def _examine(model, relative, box, query, y, absolute, known):
+    """What is known after work on the cells of the least bounds: all are bounded better, and the
+    least of them is entered, or else rows are found that are in the way."""
+    (bank,) = model.banks
+    lane = jnp.arange(len(query))
+    low, high = (0.0, 1.0) if box else (-jnp.inf, jnp.inf)
+    before, w = top_k(-known.bound, min(CELLS, len(bank)))
+    z, there = bank[known.pool], known.pool >= 0
+    needed = -before < known.upper[:, None]
+    to_w = jnp.sum(jnp.square(bank[w] - query[:, None]), -1)
+    to_z = jnp.where(there, jnp.sum(jnp.square(z - query[:, None]), -1), 0.0)
+    cell = cells.Cell(
+        normal=bank[w][:, :, None] - z[:, None],
+        lead=(to_w[..., None] - to_z[:, None]) / 2,
+        there=there[:, None] & needed[..., None],
+        low=jnp.broadcast_to((low - query)[:, None], (*w.shape, query.shape[1])),
+        high=jnp.broadcast_to((high - query)[:, None], (*w.shape, query.shape[1])),
+    )
+    weight = cells.solve(cell)
+    bound = _bound(cell, weight, to_w[..., None], to_z[:, None], relative) - 4 * absolute[:, None]
+    bound = jnp.maximum(bound, -before)
+    least = jnp.argmin(bound, 1)
+    every = (cell, weight, bound, bank[w], to_w[..., None])
+    cell, weight, lower, end, to_w = jax.tree.map(lambda leaf: leaf[lane, least], every)
+
+    # Into the cell as the pool has it, and from there as all rows have it.
+    away = cells.step(cell, weight)
+    lengths = jnp.sum(jnp.square(cell.normal), -1)
+    gap = jnp.einsum("lsd,ld->ls", cell.normal, away, precision=HIGHEST) - cell.lead
+    margin = 1.25 * _margin(
+        to_w, to_z, lengths, relative, absolute[:, None]
+    )  # not to be short again below
+    gap = jnp.where(there & (lengths > 0), gap - margin, jnp.inf)  # a row equal to w is never nearer
+    point = _towards(end, query + away, gap, lengths / 2)
+    found = search(point, bank, min(CUTS, len(bank)), labels=model.labels, only=y)
+    to_w = jnp.sum(jnp.square(point - end), -1)[:, None]
+    to_z = jnp.square(found.distance)
+    new = (to_z < to_w) & (found.index[..., None] != known.pool[:, None]).all(-1)
+    lengths = jnp.sum(jnp.square(end[:, None] - bank[found.index]), -1)
+    gap = (to_z - to_w) / 2 - _margin(to_w, to_z, lengths, relative, absolute[:, None])
+    gap = jnp.where((found.index >= 0) & (lengths > 0), gap, jnp.inf)
+    point = jnp.clip(_towards(end, point, gap, lengths / 2), low, high)
+    norm = jnp.sqrt(jnp.sum(jnp.square(point - query), -1)) * (1 + relative)
+    better = (gap[:, -1] >= 0) & (norm < known.upper)  # else rows not found may be in the way
+
+    solved = ~new.any(1)
+    bound = bound.at[lane, least].set(jnp.where(solved, jnp.inf, lower))
+    bound = known.bound.at[lane[:, None], w].set(bound)
+    use = jnp.where(there, jnp.where(weight > 0, 1, 2), 3)
+    order = jnp.argsort(jnp.concatenate([jnp.where(new, 0, 3), use], 1), 1, stable=True)
+    pool = jnp.concatenate([jnp.where(new, found.index, -1), known.pool], 1)
+    return _Known(
+        bound=bound,
+        least=bound.min(1),
+        solved=jnp.minimum(known.solved, jnp.where(solved, lower, jnp.inf)),
+        upper=jnp.where(better, norm, known.upper),
+        point=jnp.where(better[:, None], point, known.point),
+        pool=jnp.take_along_axis(pool, order[:, :POOL], 1),
+    )
+
+
+def _bound(cell, weight, to_w, to_z, relative):
+    """The radius that the weights prove, less rounding: of the program, and of the distances that
+    the vote measures at any point within that radius. `to_w` and `to_z` are squared."""
+    lost = cells.loss(cell, weight)
+    value = jnp.sum(weight * cell.lead, -1) - lost
+    radius = jnp.sqrt(2 * jnp.maximum(value, 0.0))[..., None]
+    there = jnp.square(jnp.sqrt(to_w) + radius) + jnp.square(jnp.sqrt(to_z) + radius)
+    length = jnp.sqrt(jnp.sum(jnp.square(cells.step(cell, weight)), -1, keepdims=True))
+    lengths = jnp.sqrt(jnp.sum(jnp.square(cell.normal), -1))
+    wrong = jnp.sum(weight * ((to_w + to_z + there) / 2 + length * lengths), -1) + 2 * lost
+    return jnp.sqrt(2 * jnp.maximum(value - relative * wrong, 0.0))
+
+
+def _margin(to_w, to_z, lengths, relative, absolute):
+    """What rounding can make of half a difference of squared distances, on the way to w too."""
+    return relative * jnp.maximum(jnp.maximum(to_w, to_z), lengths) + absolute * jnp.sqrt(lengths)
+
+
+def _towards(end, point, gap, at_end):
+    """The point moved towards the end as far as every gap, linear on the way, takes to be closed."""
+    short = gap < 0
+    share = jnp.where(short, gap / jnp.where(short, gap - at_end, 1.0), 0.0).max(-1, keepdims=True)
+    return point + share * (end - point)
