@@ -1,17 +1,17 @@
-"""What a representation is like: how many dimensions it has locally, how much it stretches an image."""
+"""What a representation and its votes say: local dimension, Jacobian norm, credibility."""
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
-from knn_jax import balls, neighbors
-from knn_jax.classifiers import BATCH, Images
+from knn_jax import balls, classifiers, neighbors
+from knn_jax.classifiers import BATCH, Images, Labels
 from knn_jax.neighbors import Sharded
 
 HELD = 100  # images whose Jacobians are held at once, as all activations of a network
@@ -85,3 +85,56 @@ def _jacobian_norm(features, x, steps, tolerance):
         return lax.while_loop(lambda s: (s[0] < steps) & s[3].any(), iterate, state)[2]
 
     return neighbors.in_tiles(batch, HELD)(x)
+
+
+class Calibration(NamedTuple):
+    """Nonconformities of held-out images and their labels, ascending; from `calibrate`."""
+
+    nonconformity: Int[Array, " held_out"]
+
+
+class Credibility(NamedTuple):
+    """How well predictions conform to the held-out images (Papernot & McDaniel 2018).
+
+    prediction   the class with most votes, the lowest among equals
+    credibility  its p-value
+    confidence   1 less the second largest p-value
+    p            of each class: the share of held-out images that conform no better
+    """
+
+    prediction: Labels
+    credibility: Float[Array, " batch"]
+    confidence: Float[Array, " batch"]
+    p: Float[Array, "batch class"]
+
+
+def calibrate(model: Any, x: Images, y: Labels) -> Calibration:
+    """How many neighbours of each image, all taps together, are not of its class y.
+
+    The images must not be in the bank, where each would be its own neighbour. Raises ValueError for
+    images outside [0, 1], labels out of range, and no images.
+    """
+    x = classifiers.check_images(x)
+    y = classifiers.check_labels(y, len(x), model.classes)
+    if not len(x):
+        raise ValueError("no images to calibrate on: give some that are not in the bank")
+    nonconformity = _nonconformity(model, x)
+    return Calibration(jnp.sort(jnp.take_along_axis(nonconformity, y[:, None], 1)[:, 0]))
+
+
+def credibility(model: Any, calibration: Calibration, x: Images) -> Credibility:
+    """Predictions with p-values: high if the held-out images had as many neighbours of other classes.
+
+    A class's p-value is the share of the calibration's nonconformities that are at least its own:
+    among images like the held-out ones, the true class has one below t with a probability of about t.
+    """
+    nonconformity = _nonconformity(model, classifiers.check_images(x))
+    held_out = calibration.nonconformity
+    p = (len(held_out) - jnp.searchsorted(held_out, nonconformity)) / len(held_out)
+    second, best = jnp.sort(p, 1)[:, -2:].T
+    return Credibility(nonconformity.argmin(1).astype(jnp.int32), best, 1 - second, p)
+
+
+def _nonconformity(model, x):
+    votes = model.votes(x)
+    return votes.sum(1, keepdims=True) - votes

@@ -160,9 +160,9 @@ def test_the_dimensions_are_the_authors(basic, test_set, layer, images, expected
 
 
 def test_the_norm_of_its_jacobian_is_the_authors(basic, test_set):
-    """All 1,000 images give 26.2306, and theirs 26.231; the first 100 are quicker."""
-    found = analysis.jacobian_norm(basic[1].features[0], test_set[0][:100])
-    assert found.mean() == pytest.approx(26.591, rel=1e-3)
+    """All 1,000 images give 26.2306, and theirs 26.231; the first 50 are quicker."""
+    found = analysis.jacobian_norm(basic[1].features[0], test_set[0][:50])
+    assert found.mean() == pytest.approx(26.596, rel=1e-3)
 
 
 def hashes(split):
