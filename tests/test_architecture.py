@@ -22,6 +22,7 @@ LEVELS = {
     "classifiers": 2,
     "attacks": 3,
     "certificates": 3,
+    "analysis": 3,
     "defenses": 3,
     "training": 4,
     "evaluation": 4,
@@ -104,6 +105,7 @@ def test_only_nets_imports_flax(path):
         ("defenses", {"balls", "config", "losses"}),
         ("attacks", {"balls", "losses", "neighbors", "classifiers"}),
         ("certificates", {"balls", "losses", "neighbors", "classifiers"}),
+        ("analysis", {"balls", "neighbors", "classifiers"}),
     ],
 )
 def test_what_each_package_may_know(package, allowed):

@@ -1,5 +1,6 @@
 """Attacks on classifiers that decide by neighbours: retrieval and vote are inside the gradient."""
 
+from knn_jax.attacks.boundary import boundary
 from knn_jax.attacks.carlini_wagner import carlini_wagner
 from knn_jax.attacks.guided import guided
 from knn_jax.attacks.hinged import hinged
@@ -7,4 +8,4 @@ from knn_jax.attacks.minimal import minimum_norm
 from knn_jax.attacks.outcome import Found
 from knn_jax.attacks.projected import pgd
 
-__all__ = ["Found", "carlini_wagner", "guided", "hinged", "minimum_norm", "pgd"]
+__all__ = ["Found", "boundary", "carlini_wagner", "guided", "hinged", "minimum_norm", "pgd"]

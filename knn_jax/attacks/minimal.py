@@ -13,8 +13,6 @@ from knn_jax.attacks import outcome
 from knn_jax.attacks.outcome import Found, Images, Labels
 from knn_jax.neighbors import in_tiles
 
-HALVINGS = 10  # of the way from an image to one of another class
-
 
 def minimum_norm(
     key: Array,
@@ -104,17 +102,7 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
             return (where(shorter, own[0], best[0]), jnp.minimum(own[1], best[1])), None
 
         def halve(image):
-            """The fooling end of the way from x to `image`, bisected at the boundary."""
-
-            def half(_, ends):
-                low, high = ends
-                middle = (low + high) / 2
-                wrong = fooled(x + balls.over(middle, x.shape) * (image - x))
-                return jnp.where(wrong, low, middle), jnp.where(wrong, middle, high)
-
-            ends = jnp.zeros(len(x)), jnp.ones(len(x))
-            high = lax.fori_loop(0, HALVINGS, half, ends)[1]
-            return x + balls.over(high, x.shape) * (image - x)
+            return outcome.halve(fooled, x, image)
 
         noisy, rivals = _shares(starts)
         others = jnp.moveaxis(model.rivals(x, y, max(1, rivals)), 1, 0)
@@ -137,7 +125,7 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
     tile = outcome.batch_size(model, x, count)
     image = in_tiles(batch, tile)(jnp.arange(len(x)), x, y)
     halved = max(1, _shares(starts)[1]) + 1
-    forwards = starts * (steps + 1 + -(-steps // refresh)) + halved * HALVINGS + 1
+    forwards = starts * (steps + 1 + -(-steps // refresh)) + halved * outcome.HALVINGS + 1
     return outcome.judge(model, x, y, image, norm, steps * starts, forwards)
 
 

@@ -1,9 +1,11 @@
 """What an attack returns, and the judgement that it does not pass on itself."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_jax import balls, classifiers
@@ -12,7 +14,9 @@ Images = Float[Array, "batch height width channel"]
 Labels = Int[Array, " batch"]
 REFERENCES = 2**26  # floats of references that a batch of images may hold: 256 MB
 BATCH = 128  # images attacked at once, where these allow
+HALVINGS = 10  # of the way from an image to one of another class
 SHARE = 67  # references of each class, in per cent of k: a class wins with fewer than k neighbours
+Count = int | Int[Array, ""]
 
 
 class Found(NamedTuple):
@@ -31,7 +35,7 @@ class Found(NamedTuple):
 
 
 def judge(
-    model: Any, x: Images, y: Labels, image: Images, norm: balls.Norm, gradients: int, forwards: int
+    model: Any, x: Images, y: Labels, image: Images, norm: balls.Norm, gradients: Count, forwards: Count
 ) -> Found:
     """Decides by the hard vote, ties against the defender, and measures the image as returned."""
     wrong = model.margin(x, y) <= 0
@@ -43,9 +47,12 @@ def judge(
 
 
 def check(model: Any, x: Any, y: Any) -> tuple[Images, Labels]:
-    """The images and labels in their types; raises ValueError if they are none for this model."""
+    """The images and labels in their types; raises ValueError if they are none for this model.
+
+    A model need not say its number of `classes`; labels are then refused only below 0.
+    """
     x = classifiers.check_images(x)
-    return x, classifiers.check_labels(y, len(x), model.classes)
+    return x, classifiers.check_labels(y, len(x), getattr(model, "classes", jnp.iinfo(jnp.int32).max))
 
 
 def batch_size(model: Any, x: Images, references: int) -> int:
@@ -57,6 +64,20 @@ def fitting(one: Any) -> int:
     """How many examples to attack at once if arrays of the shapes of `one` are held for each."""
     size = sum(leaf.size for leaf in jax.tree.leaves(one))
     return max(1, min(BATCH, REFERENCES // max(1, size)))
+
+
+def halve(fooled: Callable[[Images], Any], x: Images, image: Images) -> Images:
+    """The fooling end of the way from x to `image`, bisected at the boundary."""
+
+    def half(_, ends):
+        low, high = ends
+        middle = (low + high) / 2
+        wrong = fooled(x + balls.over(middle, x.shape) * (image - x))
+        return jnp.where(wrong, low, middle), jnp.where(wrong, middle, high)
+
+    ends = jnp.zeros(len(x)), jnp.ones(len(x))
+    high = lax.fori_loop(0, HALVINGS, half, ends)[1]
+    return x + balls.over(high, x.shape) * (image - x)
 
 
 def references(model: Any) -> int:
