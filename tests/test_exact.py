@@ -12,7 +12,8 @@ from points import classifier, images, scaled
 from points import exact as by_solver
 from sklearn.datasets import load_digits
 
-from knn_jax import attacks, certificates, classifiers
+from knn_jax import attacks, certificates, classifiers, neighbors
+from knn_jax.certificates import sides
 
 pytestmark = pytest.mark.usefixtures("quick")
 boxes = pytest.mark.parametrize("box", [False, True], ids=["free", "box"])
@@ -110,6 +111,17 @@ def test_rows_that_are_in_the_way_far_from_the_image():
     assert found.lower > 1.02 * near
 
 
+def test_more_rows_in_the_way_than_are_found_at_once():
+    """Nine beside the way, and one hardly nearer than w that leaves next to nothing of its cell."""
+    rng = np.random.default_rng(0)
+    at = np.concatenate([np.zeros((20, 2)), np.tile([[0.5, 0.3]], (9, 1)), [[0.95, 0.0], [1.0, 0.0]]])
+    rows = (at + 0.001 * rng.uniform(size=at.shape)).astype(np.float32).clip(0, 1)
+    labels = np.array([0] * 30 + [1])
+    found = solve(rows, labels, [[0.0, 0.0]], [0])
+    brackets(found, by_solver([0.0, 0.0], rows, labels, 0))
+    assert found.lower > 0.97
+
+
 def test_what_is_left_open_is_said_and_still_a_bound(monkeypatch):
     rows, labels, x = surrounded()
     monkeypatch.setattr(sys.modules[certificates.Exact.__module__], "ROUNDS", 1)
@@ -157,12 +169,17 @@ def test_the_point_in_the_box_fools_the_classifier(digits, solved):
 
 
 def test_each_image_has_its_own_answer(digits, solved):
-    """Whatever is beside it: more images than lanes, or few, in the caller's jit."""
+    """Whatever is beside it and in whichever order: there are more images than lanes."""
     model, x, y = digits
-    some = np.array([0, 33, 39, 5])
-    found = jax.jit(certificates.exact)(model, x[some], y[some])
-    for few, whole in zip(found, solved[0], strict=True):
-        np.testing.assert_allclose(few, whole[some], atol=1e-4)
+    found = certificates.exact(model, x[::-1], y[::-1])
+    for one, other in zip(found, solved[0], strict=True):
+        np.testing.assert_allclose(one[::-1], other, atol=1e-4)
+
+
+def test_it_can_be_traced_in_the_callers_jit_on_one_image(digits):
+    model, x, y = digits
+    found = jax.eval_shape(jax.jit(certificates.exact), model, x[:1], y[:1])
+    assert [leaf.shape for leaf in found] == [(1,), (1,), (1,), (1, 64)]
 
 
 def test_in_features_it_is_divided_by_their_lipschitz_constant(digits, solved):
@@ -185,6 +202,15 @@ def test_rounding_never_certifies_more_than_the_exact_distance():
         lead = np.sum((x - other) ** 2, 1) - np.sum((x - own) ** 2, 1)
         found = solve(rows, [0, 1], x, y, scale, lipschitz=scale)
         brackets(found, lead / (2 * np.linalg.norm(own - other, axis=1)))
+
+
+def test_the_rounding_of_the_vote_is_taken_off():
+    """On a row of class y, d from the other: both distances are d / 2 where the class changes."""
+    found = solve([[0.2] * 3, [0.7] * 3], [0, 1], [[0.2] * 3], [0])
+    d, largest = 0.5 * 3**0.5, 0.7 * 3**0.5
+    vote = neighbors.rounding(jnp.zeros((1, DIM))) * d / 4
+    assert found.lower < d / 2 - 4 * sides.FEATURE_ERROR * largest - vote
+    brackets(found, d / 2)
 
 
 def test_what_is_wrong_beforehand_has_radius_zero(digits):

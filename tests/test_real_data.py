@@ -140,7 +140,7 @@ def test_the_exact_radius_of_nearest_pixels(nearest, test_set):
     for found, mean in ((free, 1.4275), (box, 1.4797)):
         assert np.all(found.closed)
         assert np.all(found.lower <= found.upper)
-        np.testing.assert_allclose(found.lower, found.upper, rtol=2e-3, atol=1e-3)
+        assert np.max(found.upper - found.lower) < 4e-3
         assert np.asarray(found.lower)[right].mean() == pytest.approx(mean, abs=3e-3)
     changed = nearest.predict(box.point.reshape(x.shape))
     assert np.all(changed != y)
