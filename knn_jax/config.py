@@ -107,8 +107,8 @@ class Attack:
 
     images: int = 200
     """Test images, from the first."""
-    names: tuple[Literal["minimum_norm", "guided", "hinged"], ...] = ("minimum_norm",)
-    """`guided`: paper 1's, `hinged`: its successor; these in L2 only."""
+    names: tuple[Literal["minimum_norm", "guided", "hinged", "boundary"], ...] = ("minimum_norm",)
+    """`guided`: paper 1's, `hinged`: its successor, `boundary`: by the vote alone; these in L2 only."""
     norms: tuple[Literal["l2", "linf"], ...] = ("l2",)
     """Each attack is run in each that it has."""
     steps: int = 60

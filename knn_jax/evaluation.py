@@ -157,6 +157,8 @@ def attack(
                 return attacks.guided(key, model, x, y)
             case "hinged":
                 return attacks.hinged(key, model, x, y)
+            case "boundary":
+                return attacks.boundary(key, model, x, y)
             case _:
                 settings = {"norm": norm, "steps": knobs.steps, "starts": knobs.starts}
                 return attacks.minimum_norm(key, model, x, y, **settings)

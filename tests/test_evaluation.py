@@ -361,14 +361,14 @@ def test_without_run_only_what_is_complete_is_read(tmp_path, defended, asked):
 
 
 def test_each_attack_is_run_in_the_norms_that_it_has(tmp_path, defended, monkeypatch):
-    for factor, name in enumerate(("minimum_norm", "guided", "hinged"), 1):
+    for factor, name in enumerate(("minimum_norm", "guided", "hinged", "boundary"), 1):
 
         def found(key, model, x, y, *, norm="l2", steps=1, starts=1, factor=factor):
             result = cheap(key, model, x, y, norm=norm, steps=steps, starts=starts)
             return result._replace(norm=factor * result.norm)
 
         monkeypatch.setattr(attacks, name, found)
-    names = ("minimum_norm", "guided", "hinged")
+    names = ("minimum_norm", "guided", "hinged", "boundary")
     recipe = altered(PIXELS, attack={"images": 10, "names": names, "norms": ("linf", "l2")})
     pairs = evaluation.pairs(recipe.attack)
     assert pairs == [
@@ -376,9 +376,10 @@ def test_each_attack_is_run_in_the_norms_that_it_has(tmp_path, defended, monkeyp
         ("minimum_norm", "l2"),
         ("guided", "l2"),
         ("hinged", "l2"),
+        ("boundary", "l2"),
     ]
     lengths = [evaluation.attack(recipe, defended, *pair, tmp_path).arrays["norm"] for pair in pairs]
-    for factor, (length, base) in enumerate(zip(lengths[1:], [lengths[1]] * 3, strict=True), 1):
+    for factor, (length, base) in enumerate(zip(lengths[1:], [lengths[1]] * 4, strict=True), 1):
         np.testing.assert_allclose(length, factor * base, rtol=1e-6)
 
 
