@@ -185,7 +185,8 @@ def worst(outcomes: Sequence[Outcome]) -> Outcome:
     least = each["norm"].argmin(0)
     arrays = {k: v[least, np.arange(len(least))] for k, v in each.items()}
     arrays["gradients"] = each["gradients"].sum(0)
-    return Outcome(arrays, *(sum(getattr(o, s) for o in outcomes) for s in Outcome._fields[1:]))
+    seconds, compiling = sum(o.seconds for o in outcomes), sum(o.compile_seconds for o in outcomes)
+    return Outcome(arrays, seconds, compiling)
 
 
 def certify(recipe: Config, defended: Defended, name: str, folder: Path) -> Outcome:

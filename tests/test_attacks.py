@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import victims
 from jax.tree_util import Partial
-from sklearn.datasets import load_digits
+from victims import counted, flat, lengths
 
 from knn_jax import attacks, classifiers
 from knn_jax.attacks import minimal, outcome, projected
@@ -18,16 +19,6 @@ SHAPE = (2, 2, 1)
 KEY = jax.random.key(0)
 pytestmark = pytest.mark.usefixtures("quick")
 norms = pytest.mark.parametrize("norm", ["l2", "linf"])
-
-
-def flat(x):
-    return x.reshape(x.shape[0], -1)
-
-
-def lengths(norm, delta):
-    """The norm of each example, in float64."""
-    order = {"l2": 2, "linf": np.inf}[norm]
-    return np.linalg.norm(np.asarray(delta, np.float64).reshape(len(delta), -1), order, 1)
 
 
 def pixels(rows, labels, k=1):
@@ -61,12 +52,9 @@ def ascend(w, x, y):
 @pytest.fixture(scope="module")
 def digits(quick):
     """A 3-NN of 200 digits, and five others that it classifies rightly."""
-    bunch = load_digits()
-    images = jnp.asarray(bunch.images[..., None] / 16, jnp.float32)
-    labels = jnp.asarray(bunch.target, jnp.int32)
-    model = classifiers.knn(flat, images[:200], labels[:200], k=3)
-    right = np.flatnonzero(model.margin(images[200:230], labels[200:230]) > 0)[:5] + 200
-    return model, images[right], labels[right]
+    model, x, y = victims.digits()
+    right = np.flatnonzero(model.margin(x, y) > 0)[:5]
+    return model, x[right], y[right]
 
 
 ATTACKS = {
@@ -146,22 +134,7 @@ def test_it_works_inside_the_callers_jit(found, digits, name, closed_over):
 )
 def test_it_counts_what_it_computes_and_is_traced_once(attack, gradients):
     """Counted by features that report each trace and, at run time, each pass through them."""
-    passes = {"trace": 0, "forward": 0, "gradient": 0}
-
-    def report(kind):
-        passes[kind] += 1
-
-    @jax.custom_vjp
-    def features(x):
-        report("trace")
-        jax.debug.callback(report, "forward")
-        return flat(x)
-
-    def backward(shape, cotangent):
-        jax.debug.callback(report, "gradient")
-        return (cotangent.reshape(shape),)
-
-    features.defvjp(lambda x: (flat(x), x.shape), backward)
+    features, passes = counted()
     images = jax.random.uniform(jax.random.key(1), (8, *SHAPE))
     model = classifiers.knn(features, images, jnp.arange(8) % 2, k=1)
     jax.effects_barrier()

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+import victims
+from victims import flat, lengths
 
 from knn_jax import attacks, classifiers
 from knn_jax.attacks import outcome
@@ -16,15 +17,6 @@ from knn_jax.attacks import outcome
 SHAPE = (4, 4, 1)
 KEY = jax.random.key(0)
 pytestmark = pytest.mark.usefixtures("quick")
-
-
-def flat(x):
-    return x.reshape(x.shape[0], -1)
-
-
-def lengths(delta):
-    """The L2 norm of each example, in float64."""
-    return np.linalg.norm(np.asarray(flat(delta), np.float64), axis=1)
 
 
 @jax.tree_util.register_dataclass
@@ -82,12 +74,9 @@ def test_decisions_made_outside_jax_are_enough():
 @pytest.fixture(scope="module")
 def digits(quick):
     """A 3-NN of 200 digits, and six others, the last wrong from the beginning."""
-    bunch = load_digits()
-    images = jnp.asarray(bunch.images[..., None] / 16, jnp.float32)
-    labels = jnp.asarray(bunch.target, jnp.int32)
-    model = classifiers.knn(flat, images[:200], labels[:200], k=3)
-    right = np.flatnonzero(model.margin(images[200:230], labels[200:230]) > 0)[:6] + 200
-    return model, images[right], labels[right].at[-1].add(1) % 10
+    model, x, y = victims.digits()
+    right = np.flatnonzero(model.margin(x, y) > 0)[:6]
+    return model, x[right], y[right].at[-1].add(1) % 10
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +90,7 @@ def test_it_finds_images_near_digits_by_the_hard_vote(walks, digits):
     for found in walks:
         assert found.success.all()
         assert (model.margin(found.image, y) <= 0).all()
-        np.testing.assert_allclose(found.norm, lengths(found.image - x), rtol=1e-5)
+        np.testing.assert_allclose(found.norm, lengths("l2", found.image - x), rtol=1e-5)
         assert found.norm[-1] == 0
 
 

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import victims
 from jax.tree_util import Partial
-from sklearn.datasets import load_digits
+from victims import counted, flat, lengths
 
 from knn_jax import attacks, classifiers
 from knn_jax.attacks import lagrangian
@@ -16,14 +17,6 @@ from knn_jax.attacks import lagrangian
 SHAPE = (2, 2, 1)
 KEY = jax.random.key(0)
 pytestmark = pytest.mark.usefixtures("quick")
-
-
-def flat(x):
-    return x.reshape(x.shape[0], -1)
-
-
-def lengths(delta):
-    return np.linalg.norm(np.asarray(delta, np.float64).reshape(len(delta), -1), axis=1)
 
 
 def linear(parameters, x):
@@ -40,14 +33,10 @@ def pixels(rows, labels, k=1, taps=1):
 @pytest.fixture(scope="module")
 def digits(quick):
     """A 3-NN of 200 digits, a network that picks the nearest mean, and five others both have right."""
-    bunch = load_digits()
-    images = jnp.asarray(bunch.images[..., None] / 16, jnp.float32)
-    labels = jnp.asarray(bunch.target, jnp.int32)
-    knn = classifiers.knn(flat, images[:200], labels[:200], k=3)
-    means = np.stack([flat(images[:200])[labels[:200] == c].mean(0) for c in range(10)])
+    knn, x, y = victims.digits()
+    means = np.stack([knn.banks[0][knn.labels == c].mean(0) for c in range(10)])
     parameters = jnp.asarray(2 * means.T), -jnp.sum(jnp.asarray(means) ** 2, 1)[None]
-    network = classifiers.network(Partial(linear, parameters), images)
-    x, y = images[200:230], labels[200:230]
+    network = classifiers.network(Partial(linear, parameters), x)
     right = (knn.margin(x, y) > 0) & (network.margin(x, y) > 0)
     right = np.flatnonzero(right)[:5]
     return {"knn": knn, "network": network}, x[right], y[right]
@@ -86,7 +75,7 @@ def test_all_are_found_inside_the_box_and_judged_by_the_hard_vote(digits, found,
     assert (attacked(digits, name).margin(result.image, y) <= 0).all()
     assert result.image.min() >= 0
     assert result.image.max() <= 1
-    np.testing.assert_allclose(result.norm, lengths(result.image - x), rtol=1e-5)
+    np.testing.assert_allclose(result.norm, lengths("l2", result.image - x), rtol=1e-5)
     assert (result.norm > 0).all()
 
 
@@ -124,22 +113,7 @@ def test_an_image_wrong_already_is_left_alone(digits, name):
 )
 def test_it_counts_what_it_computes_and_is_traced_once(name, settings, gradients):
     """Counted by features that report each trace and, at run time, each pass through them."""
-    passes = {"trace": 0, "forward": 0, "gradient": 0}
-
-    def report(kind):
-        passes[kind] += 1
-
-    @jax.custom_vjp
-    def features(x):
-        report("trace")
-        jax.debug.callback(report, "forward")
-        return flat(x)
-
-    def backward(shape, cotangent):
-        jax.debug.callback(report, "gradient")
-        return (cotangent.reshape(shape),)
-
-    features.defvjp(lambda x: (flat(x), x.shape), backward)
+    features, passes = counted()
     images = jax.random.uniform(jax.random.key(1), (8, *SHAPE))
     model = features
     if name != "carlini_wagner":

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from knn_jax.nets.trunk import bound, convolutions, linear, stages
+from knn_jax.nets.trunk import HE, bound, convolutions, linear, stages
 
 
 class Autoencoder(nn.Module):
@@ -21,18 +21,12 @@ class Autoencoder(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False):
-        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        code, taps = convolutions(self.layers, x, init)
-        last = f"relu{len(self.layers) + 1}"
-        taps[last] = nn.relu(linear(code, self.hidden, "fc"))
-        taps["latent"] = linear(taps[last], self.latent, "latent")
-        back = nn.relu(linear(taps["latent"], self.hidden, "decoder_hidden"))
-        return linear(back, x[0].size, "decoder"), taps
+        taps = encoded(self, x, HE, "latent")
+        return decoded(self, x, taps["latent"]), taps
 
     def lipschitz(self, variables: Any, layer: str) -> float:
         """An upper bound of the L2 Lipschitz constant from image to tap."""
-        path = [*stages(self.layers), (f"relu{len(self.layers) + 1}", "fc", 1), ("latent", "latent", 1)]
-        return bound(variables, path, layer)
+        return bound(variables, path(self, "latent"), layer)
 
 
 class VariationalAutoencoder(nn.Module):
@@ -49,19 +43,30 @@ class VariationalAutoencoder(nn.Module):
     @nn.compact
     def __call__(self, x, train=False, noise=None):
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's, as they had it
-        code, taps = convolutions(self.layers, x, init)
-        last = f"relu{len(self.layers) + 1}"
-        taps[last] = nn.relu(linear(code, self.hidden, "fc"))
-        for name in ("mean", "logvar"):
-            taps[name] = linear(taps[last], self.latent, name)
+        taps = encoded(self, x, init, "mean", "logvar")
         code = taps["mean"]
         if noise is not None:
             code = code + jnp.exp(taps["logvar"] / 2) * noise
-        back = nn.relu(linear(code, self.hidden, "decoder_hidden"))
-        return linear(back, x[0].size, "decoder"), taps
+        return decoded(self, x, code), taps
 
     def lipschitz(self, variables: Any, layer: str) -> float:
         """An upper bound of the L2 Lipschitz constant from image to tap."""
-        head = layer if layer in ("mean", "logvar") else "mean"
-        path = [*stages(self.layers), (f"relu{len(self.layers) + 1}", "fc", 1), (head, head, 1)]
-        return bound(variables, path, layer)
+        return bound(variables, path(self, layer if layer == "logvar" else "mean"), layer)
+
+
+def encoded(net, x, init, *codes: str):
+    """Inside a module: the taps of the convolutions, the hidden layer and the codes."""
+    flat, taps = convolutions(net.layers, x, init)
+    hidden = nn.relu(linear(flat, net.hidden, "fc"))
+    taps[f"relu{len(net.layers) + 1}"] = hidden
+    return taps | {code: linear(hidden, net.latent, code) for code in codes}
+
+
+def decoded(net, x, code):
+    """Inside a module: as many numbers as x has pixels."""
+    return linear(nn.relu(linear(code, net.hidden, "decoder_hidden")), x[0].size, "decoder")
+
+
+def path(net, code: str):
+    """The layers up to a code, for `bound`."""
+    return [*stages(net.layers), (f"relu{len(net.layers) + 1}", "fc", 1), (code, code, 1)]

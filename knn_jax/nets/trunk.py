@@ -9,6 +9,9 @@ import numpy as np
 
 from knn_jax.nets.convolution import Conv, torch_uniform
 
+# He normal over the fan-out, as the authors' code had it.
+HE = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
 
 def unchanged(stage: int, x):
     """What stands between the layers, unless told otherwise: nothing."""
@@ -28,9 +31,7 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False, between: Callable = unchanged):
-        # He normal over the fan-out, as the authors' code had it.
-        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        x, taps = convolutions(self.layers, x, init, between)
+        x, taps = convolutions(self.layers, x, HE, between)
         fc = linear(x, self.classes, "fc")
         taps["fc"] = between(len(self.layers) + 1, fc)
         return taps["fc"], taps
