@@ -2,7 +2,7 @@
 
     python attack.py configs/mnist_autoencoder.py
 
-Squared error of the reconstruction, summed over pixels; no labels. Trains 8 epochs by Adam 1e-3,
+Squared error of the reconstruction, summed over pixels; no labels. Trains 4 epochs by Adam 1e-3,
 batch 128 (its authors' code: 100 epochs).
 
 The paper's figures are withdrawn by its authors.
@@ -17,7 +17,7 @@ def get_config() -> config.Config:
         data=config.Data(name="mnist"),
         net=config.Net(name="mnist_autoencoder"),
         defense=config.Defense(name="autoencoder"),
-        optim=config.Optim(epochs=8, drops=(6,)),
+        optim=config.Optim(epochs=4, drops=(3,)),
         classifier=config.Classifier(layers=("relu3",), k=75),
         attack=config.Attack(images=200, steps=60, starts=6, chunk=50),
         reported={
