@@ -44,10 +44,6 @@ class Outcome(NamedTuple):
     seconds: float
     compile_seconds: float
 
-    def correct(self, labels: np.ndarray) -> np.ndarray:
-        """Which images are classified correctly without an attack."""
-        return self.arrays["clean"] == labels[: len(self.arrays["clean"])]
-
 
 Attacked = dict[tuple[str, balls.Norm], Outcome]  # by attack and norm
 
@@ -132,6 +128,20 @@ def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
     return Defended(dataset, model, lipschitz, digest.hexdigest())
 
 
+def predict(recipe: Config, defended: Defended, folder: Path) -> np.ndarray:
+    """The class that every test image is given without an attack."""
+
+    def one(model, key, x, y):
+        del key, y
+        return {"clean": model.predict(x)}
+
+    chunk = recipe.certify.chunk
+    chunks = _Chunks(
+        ["predict", "clean", chunk], defended, len(defended.dataset.test.labels), chunk, 0, folder
+    )
+    return chunks.outcome(one, "classifying the test images").arrays["clean"]
+
+
 def pairs(knobs: config.Attack) -> list[tuple[str, balls.Norm]]:
     """Each attack of a recipe with each norm that it has."""
     return [
@@ -145,7 +155,7 @@ def pairs(knobs: config.Attack) -> list[tuple[str, balls.Norm]]:
 def attack(
     recipe: Config, defended: Defended, name: str, norm: balls.Norm, folder: Path, *, run: bool = True
 ) -> Outcome | None:
-    """An attack on the first test images: norm, success, image, predictions.
+    """An attack on the first test images: norm, success, image, the class it is changed to.
 
     Without `run`, what earlier runs left in the folder; None if that is not all of it.
     """
@@ -165,13 +175,13 @@ def attack(
 
     def one(model, key, x, y):
         found = found_by(key, model, x, y)
-        clean, own = model.predict(x), jax.nn.one_hot(y, model.classes, dtype=jnp.int32)
+        own = jax.nn.one_hot(y, model.classes, dtype=jnp.int32)
         changed = jnp.argmax(2 * model.votes(found.image) - own, 1)  # a tie goes against class y
         keep = {"image": found.image, "norm": found.norm, "success": found.success}
         counts = {"gradients": jnp.broadcast_to(found.gradients, y.shape)}
         length = balls.l2(0.0).norm(found.image - x)
         keep["l2"] = jnp.where(found.success, length, jnp.inf)  # whatever the norm, for certificates
-        return {**keep, **counts, "clean": clean, "adversarial": changed}
+        return {**keep, **counts, "adversarial": changed}
 
     own = [knobs.steps, knobs.starts] if name == "minimum_norm" else []
     settings = [name, norm, *own, knobs.chunk, knobs.seed]
@@ -190,7 +200,7 @@ def worst(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def certify(recipe: Config, defended: Defended, name: str, folder: Path) -> Outcome:
-    """One certificate of the first test images: radius and clean prediction."""
+    """One certificate of the first test images: their radii."""
     knobs = recipe.certify
 
     def one(model, key, x, y):
@@ -203,7 +213,7 @@ def certify(recipe: Config, defended: Defended, name: str, folder: Path) -> Outc
         else:
             own, other = knobs.own, knobs.other
             radius = certificates.voronoi(model, x, y, lipschitz=constant, own=own, other=other)
-        return {"radius": radius, "clean": model.predict(x)}
+        return {"radius": radius}
 
     settings = [name, defended.lipschitz, knobs.own, knobs.other, knobs.chunk]
     images = knobs.images or recipe.attack.images

@@ -23,7 +23,7 @@ def _png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-def curve(report, attacked, certified, labels) -> bytes:
+def curve(report, attacked, certified, correct) -> bytes:
     """Accuracy against the L2 (and Linf) norm: what attacks leave and what is certified."""
     norms = list(dict.fromkeys(["l2", *(norm for _, norm in attacked)]))
     figure, axes = plt.subplots(
@@ -32,12 +32,10 @@ def curve(report, attacked, certified, labels) -> bytes:
     for norm, axis in zip(norms, axes[0], strict=True):
         runs = [(name, outcome) for (name, of), outcome in attacked.items() if of == norm]
         for color, (name, outcome) in zip(("C3", "C1", "C4", "C5"), runs, strict=False):
-            lengths = np.where(outcome.correct(labels), outcome.arrays["norm"], 0.0)
-            _steps(axis, lengths, f"after {name}", color)
+            _steps(axis, correct, outcome.arrays["norm"], f"after {name}", color)
         if norm == "l2":
             for color, (name, outcome) in zip(("C0", "C2", "C6"), certified.items(), strict=False):
-                radius = np.where(outcome.correct(labels), outcome.arrays["radius"], 0.0)
-                _steps(axis, radius, f"certified: {name}", color)
+                _steps(axis, correct, outcome.arrays["radius"], f"certified: {name}", color)
         axis.set(xlabel=f"{norm} norm of the perturbation", ylabel="accuracy", ylim=(0, 1.02))
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
@@ -46,18 +44,20 @@ def curve(report, attacked, certified, labels) -> bytes:
     return _png(figure)
 
 
-def _steps(axis, lengths, label, color) -> None:
-    """The share of examples whose length is above each value."""
+def _steps(axis, correct, lengths, label, color) -> None:
+    """The share of examples that are correct and whose length is above each value."""
+    lengths = np.where(correct[: len(lengths)], lengths, 0.0)
     finite = np.sort(lengths[np.isfinite(lengths)])
     share = 1 - np.arange(1, len(finite) + 1) / len(lengths)
     start = np.mean(lengths > 0)
     axis.step(np.r_[0, finite], np.r_[start, share], where="post", label=label, color=color)
 
 
-def examples(defended: Defended, outcome: Outcome) -> bytes:
+def examples(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
     """Clean, adversarial and perturbation, and the neighbours that left and came."""
     arrays, test, model = outcome.arrays, defended.dataset.test, defended.model
-    correct = outcome.correct(test.labels)
+    count = len(arrays["norm"])
+    correct = clean[:count] == test.labels[:count]
     shown = np.flatnonzero(correct & arrays["success"] & (arrays["norm"] > 0))[:SHOWN]
     titles = ["clean", "adversarial", "perturbation"]
     titles += [f"{which} neighbour {i}" for which in ("lost", "new") for i in (1, 2, 3)]
@@ -72,7 +72,7 @@ def examples(defended: Defended, outcome: Outcome) -> bytes:
         axis.set_axis_off()
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=8)
-    x, changed = test.floats(0, len(correct))[shown], arrays["image"][shown]
+    x, changed = test.floats(0, count)[shown], arrays["image"][shown]
     before = after = np.zeros((0, model.k), int)
     if len(shown):
         before, after = (np.asarray(_neighbours(model, images)) for images in (x, changed))
@@ -82,7 +82,7 @@ def examples(defended: Defended, outcome: Outcome) -> bytes:
         delta = changed[row] - x[row]
         delta = 0.5 + delta / (2 * np.abs(delta).max())
         images = [x[row], changed[row], delta]
-        names = [str(arrays["clean"][i]), str(arrays["adversarial"][i]), f"{arrays['norm'][i]:.2f}"]
+        names = [str(clean[i]), str(arrays["adversarial"][i]), f"{arrays['norm'][i]:.2f}"]
         places = [0, 1, 2, *range(3, 3 + len(lost)), *range(6, 6 + len(came))]
         images += [np.asarray(model.images[j]) for j in (*lost, *came)]
         names += [str(int(model.labels[j])) for j in (*lost, *came)]

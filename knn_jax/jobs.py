@@ -35,6 +35,7 @@ def _open(recipe: Config, path: str) -> tuple[data.Dataset, Path]:
 def _evaluate(recipe: Config, path: str, *, run: bool) -> None:
     dataset, folder = _open(recipe, path)
     defended = evaluation.defend(recipe, dataset, folder)
+    clean = evaluation.predict(recipe, defended, folder)
     outcomes = (
         (pair, evaluation.attack(recipe, defended, *pair, folder, run=run))
         for pair in evaluation.pairs(recipe.attack)
@@ -44,4 +45,4 @@ def _evaluate(recipe: Config, path: str, *, run: bool) -> None:
     if len(recipe.classifier.layers) == 1:
         names = ("margin", "voronoi", *(["exact"] if recipe.certify.exact else []))
         certified = {name: evaluation.certify(recipe, defended, name, folder) for name in names}
-    report.show(report.write(recipe, defended, attacked, certified, folder), folder)
+    report.show(report.write(recipe, defended, clean, attacked, certified, folder), folder)

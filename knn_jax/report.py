@@ -26,22 +26,24 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-da
 def write(
     recipe: Config,
     defended: Defended,
+    clean: np.ndarray,
     attacked: Attacked,
     certified: dict[str, Outcome],
     folder: Path,
 ) -> dict[str, Any]:
     """Writes report.json, results.csv, adversarial.npz, curve.png, examples.png and report.html.
 
-    `attacked` holds the outcomes by attack and norm, `certified` by certificate. Returns the report.
+    `clean` holds the predicted class of every test image, `attacked` the outcomes by attack and norm,
+    `certified` by certificate. Returns the report.
     """
-    report = summary(recipe, defended, attacked, certified)
+    report = summary(recipe, defended, clean, attacked, certified)
     labels = defended.dataset.test.labels
-    pictures = {"curve.png": figures.curve(report, attacked, certified, labels)}
+    pictures = {"curve.png": figures.curve(report, attacked, certified, clean == labels)}
     if attacked:
-        pictures["examples.png"] = figures.examples(defended, next(iter(attacked.values())))
+        pictures["examples.png"] = figures.examples(defended, clean, next(iter(attacked.values())))
     for name, picture in pictures.items():
         _save(folder / name, picture)
-    _save(folder / "results.csv", _csv(labels, attacked, certified).encode())
+    _save(folder / "results.csv", _csv(labels, clean, attacked, certified).encode())
     if attacked:
         arrays = {f"{name}_{norm}": o.arrays["image"] for (name, norm), o in attacked.items()}
         buffer = io.BytesIO()
@@ -53,14 +55,16 @@ def write(
 
 
 def summary(
-    recipe: Config, defended: Defended, attacked: Attacked, certified: dict[str, Outcome]
+    recipe: Config,
+    defended: Defended,
+    clean: np.ndarray,
+    attacked: Attacked,
+    certified: dict[str, Outcome],
 ) -> dict[str, Any]:
     """What report.json holds. Accuracies are over all n examples, a misclassified one never robust;
-    norms, radii and success rates are over those classified correctly without an attack."""
-    model, labels = defended.model, defended.dataset.test.labels
-    outcomes = [*attacked.values(), *certified.values()]
-    widest = max(outcomes, key=lambda outcome: len(outcome.arrays["clean"]))
-    correct = widest.correct(labels)
+    norms, radii and success rates are over those classified correctly without an attack. Clean
+    accuracy is over the whole test set, an attack's or certificate's n its first examples."""
+    model, correct = defended.model, clean == defended.dataset.test.labels
     config = recipe.asdict()
     return {
         "name": recipe.name,
@@ -75,10 +79,10 @@ def summary(
         "clean_acc": float(np.mean(correct)),
         "lipschitz": defended.lipschitz,
         "attacks": [
-            _attack(recipe, name, norm, outcome, labels)
+            _attack(recipe, name, norm, outcome, correct)
             for (name, norm), outcome in (attacked | worst_cases(attacked)).items()
         ],
-        "certificates": [_certificate(recipe, name, o, labels) for name, o in certified.items()],
+        "certificates": [_certificate(recipe, name, o, correct) for name, o in certified.items()],
         "violations": violations(attacked, certified),
         "reported": config.pop("reported"),
         "config": config,
@@ -109,11 +113,11 @@ def violations(attacked: Attacked, certified: dict[str, Outcome]) -> int:
 
 
 def _attack(
-    recipe: Config, name: str, norm: str, outcome: Outcome, labels: np.ndarray
+    recipe: Config, name: str, norm: str, outcome: Outcome, correct: np.ndarray
 ) -> dict[str, Any]:
     arrays = outcome.arrays
     lengths, n = arrays["norm"], len(arrays["norm"])
-    right = outcome.correct(labels) & (lengths > 0)
+    right = correct[:n] & (lengths > 0)
     found = lengths[right & arrays["success"]]
     radii = recipe.attack.radii if norm == "l2" else recipe.attack.radii_linf
     return {
@@ -130,9 +134,9 @@ def _attack(
     }
 
 
-def _certificate(recipe: Config, name: str, outcome: Outcome, labels: np.ndarray) -> dict[str, Any]:
+def _certificate(recipe: Config, name: str, outcome: Outcome, correct: np.ndarray) -> dict[str, Any]:
     radius, n = outcome.arrays["radius"], len(outcome.arrays["radius"])
-    right = outcome.correct(labels)
+    right = correct[:n]
     return {
         "name": name,
         "norm": "l2",
@@ -161,24 +165,19 @@ def _save(file: Path, content: bytes) -> None:
         scratch.write_bytes(content)
 
 
-def _csv(labels, attacked, certified) -> str:
-    """One line an example: what was decided, the norms found and the radii certified."""
-    columns: dict[str, np.ndarray] = {}
+def _csv(labels, clean, attacked, certified) -> str:
+    """One line a test image: what was decided, the norms found and the radii certified."""
+    columns = {"label": labels, "clean": clean}
     for (name, norm), outcome in attacked.items():
-        columns.setdefault("clean", outcome.arrays["clean"])
         columns[f"{name}_{norm}_adversarial"] = outcome.arrays["adversarial"]
         columns[f"{name}_{norm}_norm"] = outcome.arrays["norm"]
     for name, outcome in certified.items():
-        if len(outcome.arrays["clean"]) > len(columns.get("clean", ())):
-            columns["clean"] = outcome.arrays["clean"]
         columns[f"{name}_radius"] = outcome.arrays["radius"]
-    rows = max(map(len, columns.values()))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["index", "label", *columns])
-    for i in range(rows):
-        cells = [column[i] if i < len(column) else "" for column in columns.values()]
-        writer.writerow([i, labels[i], *cells])
+    writer.writerow(["index", *columns])
+    for i in range(len(labels)):
+        writer.writerow([i, *(c[i] if i < len(c) else "" for c in columns.values())])
     return text.getvalue()
 
 

@@ -39,25 +39,24 @@ def defended():
     return Defended(dataset, model, 1.0, "fingerprint")
 
 
-def attacked(norm=NORM, l2=None, clean=CLEAN):
+def attacked(norm=NORM, l2=None):
     arrays = {
         "image": np.full((len(norm), 3, 3, 1), 0.5, np.float32),
         "norm": norm,
         "l2": norm if l2 is None else l2,
         "success": np.isfinite(norm),
         "gradients": np.full(len(norm), 7),
-        "clean": clean,
-        "adversarial": 1 - clean,
+        "adversarial": 1 - CLEAN[: len(norm)],
     }
     return Outcome(arrays, 1.25, 0.5)
 
 
-def certified(radius=RADIUS, clean=CLEAN):
-    return Outcome({"radius": radius, "clean": clean}, 0.25, 0.125)
+def certified(radius=RADIUS):
+    return Outcome({"radius": radius}, 0.25, 0.125)
 
 
 def test_an_attack(defended):
-    [found] = report.summary(RECIPE, defended, {L2: attacked()}, {})["attacks"]
+    [found] = report.summary(RECIPE, defended, CLEAN, {L2: attacked()}, {})["attacks"]
     assert found["success_rate"] == 3 / 4  # of the four that were right
     assert found["mean_norm"] == pytest.approx((1 + 2 + 0.5) / 3)
     assert found["median_norm"] == 1
@@ -67,14 +66,14 @@ def test_an_attack(defended):
 
 
 def test_linf_has_radii_of_its_own(defended):
-    [found] = report.summary(RECIPE, defended, {LINF: attacked()}, {})["attacks"]
+    [found] = report.summary(RECIPE, defended, CLEAN, {LINF: attacked()}, {})["attacks"]
     assert found["robust_acc"] == {"0.5": 3 / 5, "2.0": 1 / 5}
 
 
 def test_a_certificate(defended):
     # The misclassified one is not certified, whatever radius it is given.
     radius = np.where(CLEAN == LABELS, RADIUS, 9.0)
-    summary = report.summary(RECIPE, defended, {}, {"margin": certified(radius)})
+    summary = report.summary(RECIPE, defended, CLEAN, {}, {"margin": certified(radius)})
     [found] = summary["certificates"]
     assert found["certified_acc"] == {"0.5": 3 / 5, "0.75": 2 / 5, "1.0": 2 / 5, "5.0": 0}
     assert found["mean_radius"] == pytest.approx((0.5 + 1.5 + 3 + 0.25) / 4)
@@ -84,7 +83,7 @@ def test_a_certificate(defended):
 
 
 def test_robust_accuracy_is_never_below_certified_without_violations(defended):
-    both = report.summary(RECIPE, defended, {L2: attacked()}, {"margin": certified()})
+    both = report.summary(RECIPE, defended, CLEAN, {L2: attacked()}, {"margin": certified()})
     assert both["violations"] == 0
     robust, safe = both["attacks"][0]["robust_acc"], both["certificates"][0]["certified_acc"]
     assert all(robust[radius] >= safe[radius] for radius in ("0.75", "1.0", "5.0"))
@@ -110,8 +109,8 @@ def test_a_linf_attack_violates_by_its_l2_norm():
 
 
 def test_outcomes_of_different_lengths(defended, tmp_path):
-    first = {L2: attacked(NORM[:2], clean=CLEAN[:2])}
-    summary = report.write(RECIPE, defended, first, {"margin": certified()}, tmp_path)
+    first = {L2: attacked(NORM[:2])}
+    summary = report.write(RECIPE, defended, CLEAN, first, {"margin": certified()}, tmp_path)
     assert (summary["n"], summary["clean_acc"], summary["violations"]) == (5, 4 / 5, 0)
     assert summary["attacks"][0]["n"] == 2
     assert summary["attacks"][0]["robust_acc"]["1.0"] == 1 / 2
@@ -124,7 +123,7 @@ def test_outcomes_of_different_lengths(defended, tmp_path):
 
 def test_what_is_written_is_what_is_returned(defended, tmp_path):
     outcomes = {L2: attacked()}, {"margin": certified(), "voronoi": certified()}
-    summary = report.write(RECIPE, defended, *outcomes, tmp_path)
+    summary = report.write(RECIPE, defended, CLEAN, *outcomes, tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == summary
     with np.load(tmp_path / "adversarial.npz") as file:
         np.testing.assert_array_equal(file["minimum_norm_l2"], outcomes[0][L2].arrays["image"])
@@ -139,7 +138,7 @@ def test_what_is_written_is_what_is_returned(defended, tmp_path):
 
 def test_where_no_attack_succeeds_there_is_no_mean(defended, tmp_path):
     never = attacked(np.where(CLEAN == LABELS, np.inf, 0).astype(np.float32))
-    report.write(RECIPE, defended, {L2: never}, {"margin": certified()}, tmp_path)
+    report.write(RECIPE, defended, CLEAN, {L2: never}, {"margin": certified()}, tmp_path)
 
     def refuse(name):
         raise AssertionError(f"{name} is no JSON")
@@ -152,7 +151,7 @@ def test_where_no_attack_succeeds_there_is_no_mean(defended, tmp_path):
 
 def test_the_table_and_the_paths_are_shown(defended, tmp_path, capsys):
     outcomes = {L2: attacked()}, {"margin": certified(2 * NORM.clip(0, 9))}
-    report.show(report.write(RECIPE, defended, *outcomes, tmp_path), tmp_path)
+    report.show(report.write(RECIPE, defended, CLEAN, *outcomes, tmp_path), tmp_path)
     printed = capsys.readouterr()
     for words in ("by <hand>: 1-NN on pixels, 6 rows; clean accuracy 0.8000 of 5", "0.750", "1.167"):
         assert words in printed.out
@@ -164,7 +163,7 @@ def test_the_least_of_several_attacks_stands_below_them(defended, tmp_path):
     """Image by image; what only one of them found counts as found."""
     other = attacked(NORM[::-1].copy())
     both = {L2: attacked(), ("boundary", "l2"): other, LINF: attacked()}
-    summary = report.write(RECIPE, defended, both, {}, tmp_path)
+    summary = report.write(RECIPE, defended, CLEAN, both, {}, tmp_path)
     assert [a["name"] for a in summary["attacks"]] == [
         "minimum_norm",
         "boundary",
