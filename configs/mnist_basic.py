@@ -22,10 +22,12 @@ def get_config() -> config.Config:
         classifier=config.Classifier(layers=("relu3",), k=75),
         attack=config.Attack(images=200, steps=60, starts=33, chunk=50),
         reported={
-            "clean_acc": 0.9870,
-            "mean_l2": 2.1054,
-            "acc_l2_1": 0.9103,
-            "acc_l2_2": 0.5014,
-            "acc_l2_3": 0.1144,
+            "relu3": {
+                "clean_acc": 0.9870,
+                "mean_l2": 2.1054,
+                "acc_l2_1": 0.9103,
+                "acc_l2_2": 0.5014,
+                "acc_l2_3": 0.1144,
+            }
         },
     )

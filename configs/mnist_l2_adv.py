@@ -22,10 +22,12 @@ def get_config() -> config.Config:
         classifier=config.Classifier(layers=("relu3",), k=75),
         attack=config.Attack(images=200, steps=60, starts=6, chunk=50),
         reported={
-            "clean_acc": 0.9726,
-            "mean_l2": 3.0378,
-            "acc_l2_1": 0.9387,
-            "acc_l2_2": 0.8027,
-            "acc_l2_3": 0.5095,
+            "relu3": {
+                "clean_acc": 0.9726,
+                "mean_l2": 3.0378,
+                "acc_l2_1": 0.9387,
+                "acc_l2_2": 0.8027,
+                "acc_l2_3": 0.5095,
+            }
         },
     )

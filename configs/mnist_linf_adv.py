@@ -21,7 +21,9 @@ def get_config() -> config.Config:
         classifier=config.Classifier(layers=("relu3",), k=75),
         attack=config.Attack(images=200, steps=60, starts=6, chunk=50),
         reported={
-            "clean_acc": 0.9653,
-            "mean_l2": 2.0,
+            "relu3": {
+                "clean_acc": 0.9653,
+                "mean_l2": 2.0,
+            }
         },
     )

@@ -21,10 +21,12 @@ def get_config() -> config.Config:
         classifier=config.Classifier(layers=("relu3",), k=75),
         attack=config.Attack(images=200, steps=60, starts=6, chunk=50),
         reported={
-            "clean_acc": 0.9838,
-            "mean_l2": 2.2276,
-            "acc_l2_1": 0.902,
-            "acc_l2_2": 0.5272,
-            "acc_l2_3": 0.179,
+            "relu3": {
+                "clean_acc": 0.9838,
+                "mean_l2": 2.2276,
+                "acc_l2_1": 0.902,
+                "acc_l2_2": 0.5272,
+                "acc_l2_3": 0.179,
+            }
         },
     )

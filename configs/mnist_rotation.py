@@ -22,10 +22,12 @@ def get_config() -> config.Config:
         classifier=config.Classifier(layers=("relu3",), k=75),
         attack=config.Attack(images=200, steps=60, starts=6, chunk=50),
         reported={
-            "clean_acc": 0.9129,
-            "mean_l2": 2.2157,
-            "acc_l2_1": 0.7532,
-            "acc_l2_2": 0.483,
-            "acc_l2_3": 0.199,
+            "relu3": {
+                "clean_acc": 0.9129,
+                "mean_l2": 2.2157,
+                "acc_l2_1": 0.7532,
+                "acc_l2_2": 0.483,
+                "acc_l2_3": 0.199,
+            }
         },
     )

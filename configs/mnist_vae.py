@@ -21,10 +21,12 @@ def get_config() -> config.Config:
         classifier=config.Classifier(layers=("relu3",), k=75),
         attack=config.Attack(images=200, steps=60, starts=6, chunk=50),
         reported={
-            "clean_acc": 0.968,
-            "mean_l2": 2.0859,
-            "acc_l2_1": 0.8201,
-            "acc_l2_2": 0.4876,
-            "acc_l2_3": 0.1674,
+            "relu3": {
+                "clean_acc": 0.968,
+                "mean_l2": 2.0859,
+                "acc_l2_1": 0.8201,
+                "acc_l2_2": 0.4876,
+                "acc_l2_3": 0.1674,
+            }
         },
     )

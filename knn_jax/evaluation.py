@@ -93,6 +93,7 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     for field, value in (
         ("attack.steps", recipe.attack.steps),
         ("attack.starts", recipe.attack.starts),
+        ("attack.guided_steps", recipe.attack.guided_steps),
         ("attack.chunk", recipe.attack.chunk),
         ("certify.chunk", recipe.certify.chunk),
         ("certify.own", recipe.certify.own),
@@ -102,6 +103,7 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
             raise ValueError(f"{field}={value}: it must be at least 1")
     for field, value in (
         ("attack.images", recipe.attack.images),
+        ("attack.baseline_images", recipe.attack.baseline_images or recipe.attack.images),
         ("certify.images", recipe.certify.images or recipe.attack.images),
     ):
         if not 1 <= value <= len(dataset.test.labels):
@@ -161,40 +163,52 @@ def attack(
     """
     knobs = recipe.attack
 
-    def found_by(key, model, x, y):
-        match name:
-            case "guided":
-                return attacks.guided(key, model, x, y)
-            case "hinged":
-                return attacks.hinged(key, model, x, y)
-            case "boundary":
-                return attacks.boundary(key, model, x, y)
-            case _:
-                settings = {"norm": norm, "steps": knobs.steps, "starts": knobs.starts}
-                return attacks.minimum_norm(key, model, x, y, **settings)
+    method, own = {
+        "minimum_norm": (
+            attacks.minimum_norm,
+            {"norm": norm, "steps": knobs.steps, "starts": knobs.starts},
+        ),
+        "guided": (
+            attacks.guided,
+            {"steps": knobs.guided_steps, "constant": knobs.guided_constant},
+        ),
+        "hinged": (attacks.hinged, {}),
+        "boundary": (attacks.boundary, {}),
+    }[name]
+    ours = name == "minimum_norm"
+    images = knobs.images if ours else knobs.baseline_images or knobs.images
 
     def one(model, key, x, y):
-        found = found_by(key, model, x, y)
-        own = jax.nn.one_hot(y, model.classes, dtype=jnp.int32)
-        changed = jnp.argmax(2 * model.votes(found.image) - own, 1)  # a tie goes against class y
+        found = method(key, model, x, y, **own)
+        true = jax.nn.one_hot(y, model.classes, dtype=jnp.int32)
+        changed = jnp.argmax(2 * model.votes(found.image) - true, 1)  # a tie goes against class y
         keep = {"image": found.image, "norm": found.norm, "success": found.success}
         counts = {"gradients": jnp.broadcast_to(found.gradients, y.shape)}
         length = balls.l2(0.0).norm(found.image - x)
         keep["l2"] = jnp.where(found.success, length, jnp.inf)  # whatever the norm, for certificates
         return {**keep, **counts, "adversarial": changed}
 
-    own = [knobs.steps, knobs.starts] if name == "minimum_norm" else []
-    settings = [name, norm, *own, knobs.chunk, knobs.seed]
-    chunks = _Chunks(settings, defended, knobs.images, knobs.chunk, knobs.seed, folder)
+    settings = [name, norm, own, knobs.chunk, knobs.seed]
+    chunks = _Chunks(settings, defended, images, knobs.chunk, knobs.seed, folder)
     return chunks.outcome(one, f"{name} {norm}") if run or chunks.complete() else None
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:
-    """For each image the attack that needed least, whichever it was."""
-    each = {k: np.stack([o.arrays[k] for o in outcomes]) for k in outcomes[0].arrays}
-    least = each["norm"].argmin(0)
-    arrays = {k: v[least, np.arange(len(least))] for k, v in each.items()}
-    arrays["gradients"] = each["gradients"].sum(0)
+    """For each image the attack that needed least, of those that were run on it."""
+    outcomes = sorted(outcomes, key=lambda o: -len(o.arrays["norm"]))  # so the first was run on all
+    images = len(outcomes[0].arrays["norm"])
+
+    def each(name, fill):
+        """The attacks' arrays of that name, filled up to all images."""
+        arrays = [outcome.arrays[name] for outcome in outcomes]
+        full = [np.full((images, *array.shape[1:]), fill, array.dtype) for array in arrays]
+        for filled, array in zip(full, arrays, strict=True):
+            filled[: len(array)] = array
+        return np.stack(full)
+
+    least = each("norm", np.inf).argmin(0)
+    arrays = {name: each(name, 0)[least, np.arange(images)] for name in outcomes[0].arrays}
+    arrays["gradients"] = each("gradients", 0).sum(0)
     seconds, compiling = sum(o.seconds for o in outcomes), sum(o.compile_seconds for o in outcomes)
     return Outcome(arrays, seconds, compiling)
 

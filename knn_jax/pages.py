@@ -11,6 +11,8 @@ from rich.table import Table
 
 COLUMNS = ("", "norm", "n", "success", "mean", "median", "accuracy within radius", "seconds")
 
+FIGURES = ("", "", "n", "clean", "mean", "accuracy within radius")
+
 
 def headline(report: dict[str, Any]) -> str:
     """What was evaluated, in one line."""
@@ -51,13 +53,47 @@ def table(report: dict[str, Any]) -> Table:
     return shown
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """For the README: what was run where, and the same table."""
-    hardware = report["hardware"]
-    where = f"{hardware['device']}, {hardware['cpu_cores']} cores, jax {report['versions']['jax']}"
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows(report)]
-    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"**{headline(report)}** ({where})\n\n{body}\n"
+def columns(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A line for each of what the paper reported, its attack reproduced, the strongest and what is
+    certified, as one text for each of FIGURES; those that there are."""
+    told, given = report["reported"], report["config"]["net"]["weights"]
+    name = f"{report['name']}{given and ', ' + Path(given).stem}, {report['k']}-NN on {report['layer']}"
+    clean = f"{report['clean_acc']:.4f}"
+
+    def line(what, n, clean, mean, accuracies):
+        mean = "" if mean is None else f"{mean:.3f}"
+        within = "  ".join(f"{float(r):g}: {value:.3f}" for r, value in accuracies.items())
+        return name, what, str(n), clean, mean, within
+
+    def reported(what, mean, prefix):
+        accuracies = {k.removeprefix(prefix): v for k, v in told.items() if k.startswith(prefix)}
+        own = f"{told['clean_acc']:.4f}" if "clean_acc" in told else ""
+        return [line(what, "", own, told.get(mean), accuracies)] if mean in told else []
+
+    def found(what, entry):
+        norm = "" if entry["norm"] == "l2" else f", {entry['norm']}"
+        return line(f"{what}{norm}", entry["n"], clean, entry["mean_norm"], entry["robust_acc"])
+
+    ours = [entry for entry in report["attacks"] if entry["name"] != "guided"]
+    strongest = {entry["norm"]: entry for entry in ours}  # the least of all comes last
+    proven = report["certificates"][-1:]  # and so does the strongest certificate
+    return [
+        *reported("reported", "mean_l2", "acc_l2_"),
+        *(found("reproduced", a) for a in report["attacks"] if a["name"] == "guided"),
+        *(found("adaptive", entry) for entry in strongest.values()),
+        *reported("reported, certified", "mean_radius", "cert_"),
+        *(
+            line(f"certified, {c['name']}", c["n"], clean, c["mean_radius"], c["certified_acc"])
+            for c in proven
+        ),
+    ]
+
+
+def markdown(reports: list[dict[str, Any]]) -> str:
+    """For the README: the four columns of each report, one below the other."""
+    lines = [line for report in reports for line in columns(report)]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in [FIGURES, ("---",) * len(FIGURES), *lines])
+    return f"{body}\n"
 
 
 def page(report: dict[str, Any], pictures: dict[str, bytes]) -> str:
@@ -96,4 +132,4 @@ attack's norm: {report["violations"]}. Lipschitz constant of the features: at mo
 
 
 if __name__ == "__main__":  # python -m knn_jax.pages results/*.json
-    print("\n".join(markdown(json.loads(Path(file).read_text())) for file in sys.argv[1:]))
+    print(markdown([json.loads(Path(file).read_text()) for file in sys.argv[1:]]))

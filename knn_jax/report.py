@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import platform
+import shlex
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -65,12 +67,13 @@ def summary(
     norms, radii and success rates are over those classified correctly without an attack. Clean
     accuracy is over the whole test set, an attack's or certificate's n its first examples."""
     model, correct = defended.model, clean == defended.dataset.test.labels
-    config = recipe.asdict()
+    config, layers = recipe.asdict(), "+".join(recipe.classifier.layers)
     return {
         "name": recipe.name,
+        "command": shlex.join(sys.argv),
         "dataset": recipe.data.name,
         "architecture": recipe.net.name,
-        "layer": "+".join(recipe.classifier.layers),
+        "layer": layers,
         "metric": "l2",
         "k": model.k,
         "bank_rows": len(model.labels),
@@ -84,7 +87,7 @@ def summary(
         ],
         "certificates": [_certificate(recipe, name, o, correct) for name, o in certified.items()],
         "violations": violations(attacked, certified),
-        "reported": config.pop("reported"),
+        "reported": config.pop("reported").get(layers, {}),
         "config": config,
         "hardware": _hardware(),
         "versions": {"python": platform.python_version()}

@@ -43,10 +43,10 @@ def test_every_section_is_frozen_with_defaults():
 
 
 def test_asdict_goes_through_json_unchanged(recipe):
-    plain = dataclasses.replace(recipe, reported={"clean_acc": 0.987}).asdict()
+    plain = dataclasses.replace(recipe, reported={"relu3": {"clean_acc": 0.987}}).asdict()
     assert json.loads(json.dumps(plain)) == plain
     assert plain["classifier"]["layers"] == ["relu3"]
-    assert plain["reported"] == {"clean_acc": 0.987}
+    assert plain["reported"] == {"relu3": {"clean_acc": 0.987}}
     assert set(plain) == {f.name for f in dataclasses.fields(config.Config)}
 
 

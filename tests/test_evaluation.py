@@ -86,7 +86,7 @@ def idle(monkeypatch):
 def small(tmp_path_factory):
     """A finished run on the small trunk: recipe and folder. Copied, not changed."""
     recipe = altered(
-        dataclasses.replace(PIXELS, name="small", reported={"clean_acc": 0.5}),
+        dataclasses.replace(PIXELS, name="small", reported={"relu3": {"clean_acc": 0.5}}),
         net={"name": "digits"},
         optim={"epochs": 1},
         classifier={"layers": ("relu3",), "k": 5},
@@ -366,13 +366,15 @@ def test_without_run_only_what_is_complete_is_read(tmp_path, defended, asked):
 def test_each_attack_is_run_in_the_norms_that_it_has(tmp_path, defended, monkeypatch):
     for factor, name in enumerate(("minimum_norm", "guided", "hinged", "boundary"), 1):
 
-        def found(key, model, x, y, *, norm="l2", steps=1, starts=1, factor=factor):
+        def found(key, model, x, y, *, norm="l2", steps=1, starts=1, constant=0, factor=factor):
             result = cheap(key, model, x, y, norm=norm, steps=steps, starts=starts)
             return result._replace(norm=factor * result.norm)
 
         monkeypatch.setattr(attacks, name, found)
     names = ("minimum_norm", "guided", "hinged", "boundary")
-    recipe = altered(PIXELS, attack={"images": 10, "names": names, "norms": ("linf", "l2")})
+    recipe = altered(
+        PIXELS, attack={"images": 10, "baseline_images": 7, "names": names, "norms": ("linf", "l2")}
+    )
     pairs = evaluation.pairs(recipe.attack)
     assert pairs == [
         ("minimum_norm", "linf"),
@@ -382,8 +384,9 @@ def test_each_attack_is_run_in_the_norms_that_it_has(tmp_path, defended, monkeyp
         ("boundary", "l2"),
     ]
     lengths = [evaluation.attack(recipe, defended, *pair, tmp_path).arrays["norm"] for pair in pairs]
+    assert [len(length) for length in lengths] == [10, 10, 7, 7, 7]
     for factor, (length, base) in enumerate(zip(lengths[1:], [lengths[1]] * 4, strict=True), 1):
-        np.testing.assert_allclose(length, factor * base, rtol=1e-6)
+        np.testing.assert_allclose(length, factor * base[: len(length)], rtol=1e-6)
 
 
 # What is refused.
@@ -397,7 +400,9 @@ BAD = [
     ({"attack": {"images": 361}}, r"attack\.images=361: .* 360 images"),
     ({"attack": {"images": 0}}, r"attack\.images=0"),
     ({"certify": {"images": 361}}, r"certify\.images=361: .* 360 images"),
+    ({"attack": {"baseline_images": 361}}, r"attack\.baseline_images=361: .* 360 images"),
     ({"attack": {"steps": 0}}, r"attack\.steps=0"),
+    ({"attack": {"guided_steps": 0}}, r"attack\.guided_steps=0"),
     ({"attack": {"starts": 0}}, r"attack\.starts=0"),
     ({"attack": {"chunk": 0}}, r"attack\.chunk=0"),
     ({"certify": {"own": 0}}, r"certify\.own=0"),

@@ -1,13 +1,14 @@
 """The figures of a report, from outcomes worked out by hand."""
 
 import csv
+import dataclasses
 import json
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from knn_jax import classifiers, config, data, report
+from knn_jax import classifiers, config, data, pages, report
 from knn_jax.evaluation import Defended, Outcome
 
 # Five test images; the fourth is misclassified, the third resists the attack.
@@ -21,7 +22,7 @@ RECIPE = config.Config(
     net=config.Net(name="pixels"),
     classifier=config.Classifier(layers=("pixels",), k=1),
     attack=config.Attack(radii=(0.5, 0.75, 1.0, 5.0), radii_linf=(0.5, 2.0)),
-    reported={"mean_l2": 2.1054},
+    reported={"pixels": {"mean_l2": 2.1054, "acc_l2_1": 0.91}},
 )
 L2, LINF = ("minimum_norm", "l2"), ("minimum_norm", "linf")
 
@@ -174,3 +175,42 @@ def test_the_least_of_several_attacks_stands_below_them(defended, tmp_path):
     np.testing.assert_array_equal(least["norm"], np.minimum(NORM, NORM[::-1]))
     np.testing.assert_array_equal(least["success"], np.isfinite(least["norm"]))
     np.testing.assert_array_equal(least["gradients"], 2 * attacked().arrays["gradients"])
+
+
+def test_the_least_of_attacks_on_more_and_fewer_images():
+    few = attacked(np.array([0.25, 3.0], np.float32))
+    least = report.worst_cases({("guided", "l2"): few, L2: attacked()})["least of all", "l2"].arrays
+    np.testing.assert_array_equal(least["norm"], [0.25, 2.0, np.inf, 0.0, 0.5])
+    np.testing.assert_array_equal(least["success"], np.isfinite(least["norm"]))
+    np.testing.assert_array_equal(least["gradients"], [14, 14, 7, 7, 7])
+    assert least["image"].shape == (5, 3, 3, 1)
+
+
+def test_what_was_reported_reproduced_found_and_certified_stands_side_by_side(defended):
+    """Each with the n that it was measured on; the strongest attack and certificate."""
+    attacks = {("guided", "l2"): attacked(NORM[:2] + 1), L2: attacked(), LINF: attacked()}
+    certificates = {"margin": certified(0.5 * RADIUS), "voronoi": certified()}
+    lines = pages.columns(report.summary(RECIPE, defended, CLEAN, attacks, certificates))
+    name = "by <hand>, 1-NN on pixels"
+    assert lines == [
+        (name, "reported", "", "", "2.105", "1: 0.910"),
+        (name, "reproduced", "2", "0.8000", "2.500", "0.5: 1.000  0.75: 1.000  1: 1.000  5: 0.000"),
+        (name, "adaptive", "5", "0.8000", "1.167", "0.5: 0.600  0.75: 0.600  1: 0.400  5: 0.200"),
+        (name, "adaptive, linf", "5", "0.8000", "1.167", "0.5: 0.600  2: 0.200"),
+        (
+            *(name, "certified, voronoi", "5", "0.8000", "1.312"),
+            "0.5: 0.600  0.75: 0.400  1: 0.400  5: 0.000",
+        ),
+    ]
+    body = pages.markdown([report.summary(RECIPE, defended, CLEAN, attacks, certificates)])
+    assert [line.count("|") for line in body.splitlines()] == [7] * 7
+
+
+def test_a_paper_may_have_reported_certificates_only(defended):
+    figures = {"clean_acc": 0.97, "mean_radius": 0.86, "cert_0.5": 0.8}
+    recipe = dataclasses.replace(RECIPE, reported={"pixels": figures, "relu1": {"mean_l2": 1.0}})
+    lines = pages.columns(report.summary(recipe, defended, CLEAN, {}, {"margin": certified()}))
+    assert [line[1:] for line in lines[:1]] == [
+        ("reported, certified", "", "0.9700", "0.860", "0.5: 0.800")
+    ]
+    assert len(lines) == 2
