@@ -17,6 +17,8 @@ class Data:
     """Of the training images, held out by class; the bank is the rest."""
     split_seed: int = 2019
     """Of the held-out split."""
+    train_images: int = 0
+    """Training images that are used, the first so many, the held-out ones included; 0: all."""
     size: int = 0
     """Side in pixels that images are resized to; 0: as they are."""
 
@@ -34,10 +36,13 @@ class Net:
         "digits_autoencoder",
         "digits_vae",
         "digits_lipschitz",
+        "digits_resnet",
+        "cifar10_resnet",
         "pixels",
     ] = "digits"
     """`mnist`: paper 1's trunk; `digits`: a small one; both also as the encoder of a (variational)
-    autoencoder, and with 1-Lipschitz layers; `pixels`: the image itself, not trained."""
+    autoencoder, and with 1-Lipschitz layers; `cifar10_resnet`: paper 1's residual network, and a small
+    one for digits; `pixels`: the image itself, not trained."""
     sweeps: int = 12
     """Of the 1-Lipschitz layers towards isometries; 0: only divided by a bound of their norm."""
     weights: str = ""
@@ -85,6 +90,10 @@ class Optim:
     """Passes over the training images."""
     drops: tuple[int, ...] = ()
     """Epochs at which the learning rate falls to a tenth."""
+    weight_decay: float = 0.0
+    """Times each parameter is added to its gradient, before Adam's scaling."""
+    augment: bool = False
+    """Whether images are cropped, flipped, turned and brightened at random, see `knn_jax.augment`."""
     seed: int = 2019
     """Of the initialisation and of the order of images."""
 

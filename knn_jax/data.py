@@ -54,6 +54,10 @@ def load(knobs: config.Data, track: Track = lambda items, _: items) -> Dataset:
         train, test = _npz(Path(knobs.name).expanduser())
     else:
         train, test = _tfds(knobs, track)
+    count = len(train.labels)
+    if not 0 <= knobs.train_images <= count:
+        raise ValueError(f"data.train_images={knobs.train_images}: {knobs.name} has {count}; 0 is all")
+    train = Split(*(part[: knobs.train_images or None] for part in train))
     for split in (train, test):
         _check(knobs.name, split)
     classes = int(train.labels.max()) + 1

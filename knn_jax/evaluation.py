@@ -69,6 +69,8 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     """Raises ValueError, before any long work, for a recipe that the set or the net cannot serve."""
     training.check(recipe.optim)
     defenses.check(recipe.defense, recipe.net)
+    if recipe.optim.augment and recipe.defense.name == "rotation":
+        raise ValueError("optim.augment mirrors images, which changes the turns that rotation learns")
     net = _net(recipe, dataset)
     if recipe.net.weights:
         nets.load_weights(recipe.net.weights, net)

@@ -13,8 +13,8 @@ import optax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding
 
-from knn_jax import config, data, mesh, progress
-from knn_jax.defenses import Batch, Defense
+from knn_jax import augment, config, data, mesh, progress
+from knn_jax.defenses import STATISTICS, Batch, Defense
 
 
 class State(NamedTuple):
@@ -46,6 +46,8 @@ def train(
     per_epoch = -(-rows // knobs.batch_size)
     drops = {epoch * per_epoch: 0.1 for epoch in knobs.drops}
     optimiser = optax.adam(optax.piecewise_constant_schedule(knobs.peak_lr, drops))
+    if knobs.weight_decay:
+        optimiser = optax.chain(optax.add_decayed_weights(knobs.weight_decay), optimiser)
     image = dataset.train.floats(0, 1)
     devices = devices or mesh.make(jax.local_devices()[:1])
     everywhere, spread = mesh.whole(devices), mesh.batch(devices)
@@ -53,7 +55,7 @@ def train(
     @functools.partial(jax.jit, out_shardings=everywhere)
     def fresh():
         variables = defense.init(jax.random.key(knobs.seed), image)
-        return State(variables, optimiser.init(variables), jnp.zeros((), jnp.int32))
+        return State(variables, optimiser.init(_parameters(variables)), jnp.zeros((), jnp.int32))
 
     if not jax.tree.leaves(jax.eval_shape(fresh).variables):
         return fresh().variables  # nothing to train
@@ -68,9 +70,7 @@ def train(
             )
         if done == total:
             return _fetched(state.variables)
-        step = jax.jit(
-            _step(defense, optimiser, knobs.seed), donate_argnums=0, out_shardings=everywhere
-        )
+        step = jax.jit(_step(defense, optimiser, knobs), donate_argnums=0, out_shardings=everywhere)
         images, labels = jax.device_put(tuple(map(np.asarray, dataset.train)), everywhere)
         order = np.zeros(0, np.int64)
         with progress.bar("training", total, done) as advance, _Stop() as stop:
@@ -99,6 +99,8 @@ def train(
 
 def check(knobs: config.Optim) -> None:
     """Raises ValueError for knobs out of range."""
+    if knobs.weight_decay < 0:
+        raise ValueError(f"optim.weight_decay={knobs.weight_decay}: it must not be below 0")
     if not (knobs.peak_lr > 0 and knobs.batch_size > 0 and knobs.epochs >= 0):
         raise ValueError(
             f"optim.peak_lr={knobs.peak_lr}, batch_size={knobs.batch_size}, epochs={knobs.epochs}: "
@@ -106,23 +108,39 @@ def check(knobs: config.Optim) -> None:
         )
 
 
-def _step(defense: Defense, optimiser: optax.GradientTransformation, seed: int):
-    """One step; the last batch of an epoch is masked."""
+def _step(defense: Defense, optimiser: optax.GradientTransformation, knobs: config.Optim):
+    """One step; the last batch of an epoch is masked. Parameters descend, statistics are replaced."""
+
+    def without(variables, key, batch):
+        return defense.loss(variables, key, batch), {}
+
+    learn = defense.learn or without
 
     def step(state, images, labels, chosen, mask):
         x = images[chosen]
         x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(jax.random.key(knobs.seed), state.step)
+        if knobs.augment:
+            key, own = jax.random.split(key)
+            x = augment.augment(own, x)
 
-        def total(variables):
-            loss = defense.loss(variables, key, Batch(x, x, labels[chosen], mask))
-            return jnp.sum(jnp.where(mask, loss, 0.0)) / jnp.sum(mask, dtype=loss.dtype)
+        def total(parameters):
+            batch = Batch(x, x, labels[chosen], mask)
+            loss, statistics = learn({**state.variables, **parameters}, key, batch)
+            return jnp.sum(jnp.where(mask, loss, 0.0)) / jnp.sum(mask, dtype=loss.dtype), statistics
 
-        loss, gradient = jax.value_and_grad(total)(state.variables)
-        updates, carried = optimiser.update(gradient, state.optimiser, state.variables)
-        return State(optax.apply_updates(state.variables, updates), carried, state.step + 1), loss
+        parameters: Any = _parameters(state.variables)
+        (loss, statistics), gradient = jax.value_and_grad(total, has_aux=True)(parameters)
+        updates, carried = optimiser.update(gradient, state.optimiser, parameters)
+        parameters = optax.apply_updates(parameters, updates)
+        return State({**state.variables, **parameters, **statistics}, carried, state.step + 1), loss
 
     return step
+
+
+def _parameters(variables: Any) -> Any:
+    """All variables but statistics."""
+    return {name: value for name, value in variables.items() if name != STATISTICS}
 
 
 def _fetched(variables: Any) -> Any:

@@ -6,12 +6,13 @@ from knn_jax import config
 from knn_jax.defenses.adversarial import adversarial
 from knn_jax.defenses.autoencoder import autoencoder, vae
 from knn_jax.defenses.basic import basic
-from knn_jax.defenses.defense import Batch, Defense
+from knn_jax.defenses.defense import STATISTICS, Batch, Defense
 from knn_jax.defenses.lipschitz import lipschitz
 from knn_jax.defenses.mixup import mixup
 from knn_jax.defenses.soft_neighbors import soft_neighbors
 
 __all__ = [
+    "STATISTICS",
     "Batch",
     "Defense",
     "adversarial",
@@ -51,6 +52,11 @@ def build(knobs: config.Defense, net: Any) -> Defense:
 def check(knobs: config.Defense, net: config.Net) -> None:
     """Raises ValueError for a net that this does not train, and for knobs out of range."""
     size, _, kind = net.name.partition("_")
+    if kind == "resnet":
+        if knobs.name not in ("basic", "rotation"):
+            known = "use 'basic' or 'rotation'"
+            raise ValueError(f"defense.name={knobs.name!r} trains no net.name={net.name!r}: {known}")
+        kind = ""
     needed = knobs.name if knobs.name in ("autoencoder", "vae", "lipschitz") else ""
     if size != "pixels" and kind != needed:
         other = f"{size}_{needed}" if needed else size

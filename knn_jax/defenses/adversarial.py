@@ -15,7 +15,8 @@ def adversarial(
 
     Starts are uniform in the ball, or for L2 normal with deviation `step_size` in each pixel, as in
     paper 1's code; with eps = 0 the steps are not projected, as there. A pixel is clipped to [0, 1]
-    after each step.
+    after each step. The ascents use running statistics and leave them as they are (in paper 1's code
+    each moved them); those of the batch are taken once, of the perturbed images.
     """
     ball = balls.ball(norm, eps or jnp.inf)
 
@@ -35,9 +36,13 @@ def adversarial(
 
         return lax.fori_loop(0, steps, ascend, batch.clean + delta)
 
-    def loss(variables, key, batch):
-        attack, own = jax.random.split(key)
-        x = lax.stop_gradient(perturbed(variables, attack, batch))
-        return defense.loss(variables, own, batch._replace(x=x))
+    def on_perturbed(function):
+        def found(variables, key, batch):
+            attack, own = jax.random.split(key)
+            x = lax.stop_gradient(perturbed(variables, attack, batch))
+            return function(variables, own, batch._replace(x=x))
 
-    return defense._replace(loss=loss)
+        return found
+
+    learn = on_perturbed(defense.learn) if defense.learn else None
+    return defense._replace(loss=on_perturbed(defense.loss), learn=learn)

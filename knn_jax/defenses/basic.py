@@ -3,7 +3,7 @@
 from typing import Any
 
 from knn_jax import losses
-from knn_jax.defenses.defense import Defense
+from knn_jax.defenses.defense import STATISTICS, Defense
 
 
 def basic(net: Any) -> Defense:
@@ -16,4 +16,9 @@ def basic(net: Any) -> Defense:
         del key
         return losses.cross_entropy(logits(variables, batch.x), batch.y)
 
-    return Defense(net.init, loss, logits)
+    def learn(variables, key, batch):
+        del key
+        (found, _), statistics = net.apply(variables, batch.x, batch.there, mutable=[STATISTICS])
+        return losses.cross_entropy(found, batch.y), statistics
+
+    return Defense(net.init, loss, logits, learn)

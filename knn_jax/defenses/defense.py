@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
 
+STATISTICS = "batch_stats"  # the variables that are not parameters, in flax's word
+
 
 class Batch(NamedTuple):
     """Training examples: what the network sees, the images without perturbation, and labels.
@@ -22,10 +24,14 @@ class Defense(NamedTuple):
     """A way to train a representation, as pure functions of its variables.
 
     init      (key, images) -> variables
-    loss      (variables, key, Batch) -> (batch,)
+    loss      (variables, key, Batch) -> (batch,), with running statistics where the net has any
     logits    (variables, images) -> (batch, class), or None where it learns no classes
+    learn     (variables, key, Batch) -> ((batch,), statistics): the loss of a step of training, with
+              the statistics of the batch, and the running ones after it as {STATISTICS: ...}, or {}.
+              None: the loss above, for nets that have none.
     """
 
     init: Callable[..., Any]
     loss: Callable[..., Any]
     logits: Callable[..., Any] | None
+    learn: Callable[..., Any] | None = None

@@ -30,4 +30,4 @@ def mixup(net: Any, stages: int) -> Defense:
         of = [losses.cross_entropy(logits, y) for y in (batch.y, batch.y[partner])]
         return share * of[0] + (1 - share) * of[1]
 
-    return basic(net)._replace(loss=loss)
+    return Defense(net.init, loss, basic(net).logits)

@@ -25,4 +25,4 @@ def soft_neighbors(net: Any, weight: float) -> Defense:
         ]
         return losses.cross_entropy(logits, batch.y) + weight * sum(parted)
 
-    return basic(net)._replace(loss=loss)
+    return Defense(net.init, loss, basic(net).logits)

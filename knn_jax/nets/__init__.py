@@ -1,4 +1,7 @@
-"""Networks as pure functions `(x, train) -> (output, taps)`; the only place that imports flax."""
+"""Networks as pure functions `(x, train) -> (output, taps)`; the only place that imports flax.
+
+`train` is for networks that normalise their layers: False, or which examples of the batch count.
+"""
 
 import dataclasses
 import difflib
@@ -12,7 +15,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from knn_jax import config
-from knn_jax.nets import autoencoder, lipschitz, trunk
+from knn_jax.nets import autoencoder, lipschitz, preact_resnet, trunk
 
 
 class Pixels(nn.Module):
@@ -33,6 +36,9 @@ def build(knobs: config.Net, classes: int) -> Any:
     if knobs.name == "pixels":
         return Pixels()
     size, _, kind = knobs.name.partition("_")
+    if kind == "resnet":
+        stages, mean, std = preact_resnet.SIZES[size]
+        return preact_resnet.PreActResNet(stages, classes, mean, std)
     layers = trunk.LAYERS[size]
     match kind:
         case "lipschitz":

@@ -73,13 +73,13 @@ def bound(variables: Any, path: Sequence[tuple[str, str, int]], layer: str) -> f
     """
     product = 1.0
     for tap, name, windows in path:
-        product *= _spectral(variables["params"][name]["kernel"]) * windows
+        product *= spectral(variables["params"][name]["kernel"]) * windows
         if tap == layer:
             return product
     raise ValueError(f"no Lipschitz constant of the layer {layer!r}")
 
 
-def _spectral(kernel) -> float:
+def spectral(kernel) -> float:
     matrix = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1])
     return float(np.linalg.norm(matrix, 2)) * (1 + 1e-6)
 

@@ -1,0 +1,116 @@
+"""Pre-activation residual networks with a tap after every stage (He et al. 2016)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from knn_jax.nets.trunk import linear, spectral
+
+# Of each size: (blocks, channels) of the stages, mean and deviation of the channels of its images. The
+# first is what paper 1 calls ResNet-20: 20 convolutions, three of them shortcuts.
+SIZES = {
+    "cifar10": (
+        ((2, 64), (2, 128), (2, 256), (2, 512)),
+        (0.4914, 0.4822, 0.4465),
+        (0.2023, 0.1994, 0.2010),
+    ),
+    "digits": (((1, 8), (1, 16)), (0.305,), (0.376,)),
+}
+UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's, as they had it
+EPSILON = 1e-5  # added to variances
+
+
+class PreActResNet(nn.Module):
+    """`(x, train) -> (logits, taps)`; taps are layer1, layer2, ..., flattened before the pooling.
+
+    `stages` holds (blocks, channels) of each stage; those after the first halve the image. Pixels are
+    first normalised by `mean` and `std`. `train` is False for running statistics; True, or a mask
+    (batch,) of the examples that count, for those of the batch, which then move the running ones by
+    a tenth (the variance as that of the batch, where PyTorch takes n / (n - 1) of it).
+    """
+
+    stages: tuple[tuple[int, int], ...]
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        mean, std = (jnp.array(value, x.dtype).reshape(1, 1, 1, -1) for value in (self.mean, self.std))
+        x, taps = convolution(self.stages[0][1], 3, 1, "conv1")((x - mean) / std), {}
+        for tap, name, channels, stride in self._blocks():
+            x = Block(channels, stride, name=name)(x, train)
+            taps[tap] = x.reshape(len(x), -1)  # the last of a stage stays
+        return linear(x.mean((1, 2)), self.classes, "fc"), taps
+
+    def lipschitz(self, variables: Any, layer: str) -> float:
+        """An upper bound of the L2 Lipschitz constant from image to tap, with running statistics.
+
+        Norms of the layers multiplied, added where paths join: sound, and too large to be of use.
+        """
+        bound, found = 3 * spectral(variables["params"]["conv1"]["kernel"]) / min(self.std), {}
+        for tap, name, _, stride in self._blocks():
+            bound *= _bound(variables["params"][name], variables["batch_stats"][name], stride)
+            found[tap] = bound
+        if layer not in found:
+            raise ValueError(f"no Lipschitz constant of the layer {layer!r}")
+        return found[layer]
+
+    def _blocks(self) -> list[tuple[str, str, int, int]]:
+        """(tap of its stage, name, channels, stride) of each."""
+        return [
+            (f"layer{stage}", f"layer{stage}_{block}", channels, 2 if stage > 1 and block == 1 else 1)
+            for stage, (blocks, channels) in enumerate(self.stages, 1)
+            for block in range(1, blocks + 1)
+        ]
+
+
+class Block(nn.Module):
+    """Two convolutions, each of its input normalised and cut at 0, added to the input.
+
+    Where the shape changes, a 1x1 convolution of the first such input stands for the input.
+    """
+
+    channels: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        active = activation(x, train, "norm1")
+        if self.stride > 1 or x.shape[-1] != self.channels:
+            x = convolution(self.channels, 1, self.stride, "shortcut")(active)
+        out = convolution(self.channels, 3, self.stride, "conv1")(active)
+        return x + convolution(self.channels, 3, 1, "conv2")(activation(out, train, "norm2"))
+
+
+def convolution(channels: int, size: int, stride: int, name: str):
+    """Inside a module: a convolution without bias, padded to the size of its input over `stride`."""
+    sides, strides = ((size // 2, size // 2),) * 2, (stride, stride)
+    return nn.Conv(
+        channels, (size, size), strides, sides, use_bias=False, kernel_init=UNIFORM, name=name
+    )
+
+
+def activation(x, train, name: str):
+    """Inside a module: normalised over the batch or by running statistics, and cut at 0."""
+    mask = None if train is False else jnp.broadcast_to(train, len(x)).reshape(-1, 1, 1, 1)
+    norm = nn.BatchNorm(momentum=0.9, epsilon=EPSILON, name=name)
+    return nn.relu(norm(x, use_running_average=train is False, mask=mask))
+
+
+def _bound(params, statistics, stride: int) -> float:
+    """The Lipschitz constant of a block; a pixel enters ceil(3 / stride) windows of 3 along a side."""
+    around = 1.0
+    norm1, norm2 = (_scale(params[name], statistics[name]) for name in ("norm1", "norm2"))
+    if "shortcut" in params:
+        around = norm1 * spectral(params["shortcut"]["kernel"])
+    first = norm1 * spectral(params["conv1"]["kernel"]) * -(-3 // stride)
+    return around + first * norm2 * spectral(params["conv2"]["kernel"]) * 3
+
+
+def _scale(params, statistics) -> float:
+    """What normalising multiplies a distance by at most, rounded up."""
+    scale, variance = (np.asarray(a, np.float64) for a in (params["scale"], statistics["var"]))
+    return float(np.max(np.abs(scale) / np.sqrt(variance + EPSILON))) * (1 + 1e-6)
