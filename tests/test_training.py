@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from knn_jax import config, data, losses, mesh, nets, training
+from knn_jax import augment, config, data, losses, mesh, nets, training
 from knn_jax.defenses import Batch, Defense, basic
 
 pytestmark = pytest.mark.usefixtures("trains")
@@ -45,6 +45,11 @@ def noisy():
 
 def convolutional():
     return basic(nets.trunk.Trunk(((4, 3, 2, 1),), 10))
+
+
+def residual():
+    """It has statistics that are carried from step to step."""
+    return basic(nets.build(config.Net(name="digits_resnet"), 10))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +95,7 @@ def interrupted(monkeypatch, at):
     monkeypatch.setattr(training.progress, "bar", bar)
 
 
-@pytest.mark.parametrize("defense", [noisy, convolutional])
+@pytest.mark.parametrize("defense", [noisy, convolutional, residual])
 def test_two_and_two_epochs_are_four(tmp_path, few, defense):
     def train(epochs, folder):
         return training.train(defense(), few, config.Optim(epochs=epochs), tmp_path / folder)
@@ -161,12 +166,40 @@ def test_the_loss_falls(tmp_path, few):
 
 def test_every_knob_counts(tmp_path, few):
     one = {"epochs": 1}
-    changes = {}, {"seed": 1}, {"peak_lr": 0.1}, {"batch_size": 64}
+    changes = (
+        {},
+        {"seed": 1},
+        {"peak_lr": 0.1},
+        {"batch_size": 64},
+        {"weight_decay": 1.0},
+        {"augment": True},
+    )
     trained = [
         training.train(softmax_regression(), few, config.Optim(**one, **change), tmp_path / str(i))
         for i, change in enumerate(changes)
     ]
     assert not any(same(trained[0], other) for other in trained[1:])
+
+
+def test_each_step_augments_anew_and_perturbs_that(tmp_path, few):
+    """One image twice, one step each: what the loss is given is what `augment` makes of it."""
+    given = []
+
+    def loss(variables, key, batch):
+        jax.debug.callback(lambda x, clean: given.append((x, clean)), batch.x, batch.clean)
+        return jnp.sum(batch.x, (1, 2, 3)) * variables["w"]
+
+    defense = Defense(lambda key, x: {"w": jnp.ones(())}, loss, None)
+    one = few._replace(train=data.Split(*(part[:1] for part in few.train)))
+    training.train(defense, one, config.Optim(epochs=2, batch_size=1, augment=True), tmp_path)
+    jax.effects_barrier()
+    first, second = (x for x, _ in given)
+    assert (first != second).any()
+    for number, (x, clean) in enumerate(given):
+        np.testing.assert_array_equal(x, clean)
+        key = jax.random.split(jax.random.fold_in(jax.random.key(2019), number))[1]
+        expected = augment.augment(key, jnp.asarray(one.train.floats(0, 1)))
+        np.testing.assert_allclose(x, expected, atol=1e-6)
 
 
 def test_bytes_are_trained_as_the_floats_they_stand_for(tmp_path, few):
@@ -261,7 +294,9 @@ def test_fewer_epochs_than_trained_are_refused(tmp_path, few):
         training.train(softmax_regression(), few, config.Optim(epochs=1), tmp_path)
 
 
-@pytest.mark.parametrize(("field", "value"), [("peak_lr", 0.0), ("batch_size", 0), ("epochs", -1)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("peak_lr", 0.0), ("batch_size", 0), ("epochs", -1), ("weight_decay", -1.0)]
+)
 def test_knobs_out_of_range(tmp_path, few, field, value):
     with pytest.raises(ValueError, match=f"{field}={value}"):
         training.train(softmax_regression(), few, config.Optim(**{field: value}), tmp_path)
