@@ -27,10 +27,12 @@ def get_config() -> config.Config:
         ),
         certify=config.Certify(other=64, chunk=100),
         reported={
-            "clean_acc": 0.9301,
-            "mean_l2": 0.1429,
-            "acc_l2_0.5": 0.0012,
-            "acc_l2_1": 0.0001,
-            "acc_l2_1.5": 0.0001,
+            "layer4": {
+                "clean_acc": 0.9301,
+                "mean_l2": 0.1429,
+                "acc_l2_0.5": 0.0012,
+                "acc_l2_1": 0.0001,
+                "acc_l2_1.5": 0.0001,
+            }
         },
     )

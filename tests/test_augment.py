@@ -91,7 +91,7 @@ def test_half_are_mirrored_and_all_stay_near():
     mass = found.sum((1, 2))
     rows, columns = ((found.sum(axis) * np.arange(16)).sum(1) / mass for axis in (2, 1))
     left = columns < 7.5
-    assert 0.9 < seen.mean() < 1  # the rest is cut off
+    assert 0.75 < seen.mean() < 0.95  # a crop of 4 cuts all of it off, 1 of 9
     assert 0.4 < left.mean() < 0.6
     farthest = 4 + 1.6 + 0.1 * 5.5 + 2 * np.radians(5) * 5.5 + 0.5
     assert 4 < np.abs(rows - 7).max() < farthest

@@ -281,3 +281,13 @@ def test_resized_images_have_a_cache_of_their_own(mnist):
     means = (split.images.mean((1, 2, 3)) for split in (small.test, full.test))
     np.testing.assert_allclose(*means, rtol=0.1)
     assert equal(data.load(mnist), full)
+
+
+def test_the_first_training_images_only():
+    """They are split among themselves; the test set stays whole."""
+    few, whole = data.load(config.Data(train_images=100)), data.load(config.Data())
+    assert len(few.train.labels) + len(few.valid.labels) == 100
+    np.testing.assert_array_equal(few.test.images, whole.test.images)
+    for count in (-1, 100_000):
+        with pytest.raises(ValueError, match=rf"data\.train_images={count}: digits has \d+; 0 is all"):
+            data.load(config.Data(train_images=count))

@@ -257,8 +257,8 @@ def test_it_learns_and_evaluates_by_running_statistics(tmp_path, few):
     x, y = jnp.asarray(few.train.floats(0, 100)), jnp.asarray(few.train.labels)
     batch = Batch(x, x, y, jnp.ones(100, bool))
     start, end = (
-        train(few, tmp_path / str(epochs), epochs=epochs, drops=(10,), batch_size=50, peak_lr=0.01)
-        for epochs in (0, 15)
+        train(few, tmp_path / str(epochs), epochs=epochs, drops=(25,), batch_size=50, peak_lr=0.01)
+        for epochs in (0, 35)
     )
     before, after = (float(defense.loss(v, None, batch).mean()) for v in (start, end))
     assert after < 0.3 * before
