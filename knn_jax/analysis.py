@@ -118,8 +118,7 @@ def calibrate(model: Any, x: Images, y: Labels) -> Calibration:
     y = classifiers.check_labels(y, len(x), model.classes)
     if not len(x):
         raise ValueError("no images to calibrate on: give some that are not in the bank")
-    nonconformity = _nonconformity(model, x)
-    return Calibration(jnp.sort(jnp.take_along_axis(nonconformity, y[:, None], 1)[:, 0]))
+    return Calibration(jnp.sort(jnp.take_along_axis(nonconformity(model, x), y[:, None], 1)[:, 0]))
 
 
 def credibility(model: Any, calibration: Calibration, x: Images) -> Credibility:
@@ -128,13 +127,13 @@ def credibility(model: Any, calibration: Calibration, x: Images) -> Credibility:
     A class's p-value is the share of the calibration's nonconformities that are at least its own:
     among images like the held-out ones, the true class has one below t with a probability of about t.
     """
-    nonconformity = _nonconformity(model, classifiers.check_images(x))
-    held_out = calibration.nonconformity
-    p = (len(held_out) - jnp.searchsorted(held_out, nonconformity)) / len(held_out)
+    other, held_out = nonconformity(model, classifiers.check_images(x)), calibration.nonconformity
+    p = (len(held_out) - jnp.searchsorted(held_out, other)) / len(held_out)
     second, best = jnp.sort(p, 1)[:, -2:].T
-    return Credibility(nonconformity.argmin(1).astype(jnp.int32), best, 1 - second, p)
+    return Credibility(other.argmin(1).astype(jnp.int32), best, 1 - second, p)
 
 
-def _nonconformity(model, x):
+def nonconformity(model: Any, x: Images) -> Int[Array, "batch class"]:
+    """How many neighbours of each image, all taps together, are of other classes than each."""
     votes = model.votes(x)
     return votes.sum(1, keepdims=True) - votes

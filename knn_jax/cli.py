@@ -20,13 +20,15 @@ class _Run(Config):
 
 
 def main(job: Callable[[Config, str], None], about: str) -> None:
-    """Runs `job` on the recipe and the workdir of the command line.
-
-    What the user can mend is one line on standard error and exit code 2.
-    """
+    """Runs `job` on the recipe and the workdir of the command line."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax and TFDS tell their inner life
+    run(lambda: job(*parse(sys.argv, about)))
+
+
+def run(job: Callable[[], object]) -> None:
+    """Runs `job`; what the user can mend is one line on standard error and exit code 2."""
     try:
-        job(*parse(sys.argv, about))
+        job()
     except ValueError as error:
         if os.environ.get("KNN_JAX_TRACEBACK"):
             raise
@@ -52,11 +54,11 @@ def parse(argv: list[str], about: str) -> tuple[Config, str]:
     if not isinstance(recipe, Config):
         raise ValueError(f"{file} is no recipe: it needs a get_config() that returns a Config")
     knobs = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(Config)}
-    run = tyro.cli(
+    given = tyro.cli(
         _Run,
         default=_Run(**knobs, workdir=f"runs/{recipe.name}"),
         args=arguments[1:],
         prog=f"{Path(script).name} {file}",
         description=f"{about}\n\n{module.get('__doc__') or ''}",
     )
-    return Config(**{name: getattr(run, name) for name in knobs}), run.workdir
+    return Config(**{name: getattr(given, name) for name in knobs}), given.workdir

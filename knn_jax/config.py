@@ -157,6 +157,22 @@ class Certify:
 
 
 @dataclass(frozen=True)
+class Analyze:
+    """What is measured of the features and votes besides."""
+
+    images: int = 0
+    """Test images, from the first, whose local dimension and Jacobian norm are measured; 0: none."""
+    neighbors: int = 3000
+    """Nearest rows that the local dimension is estimated from."""
+    steps: int = 40
+    """Of the power iteration for the Jacobian norm, at most."""
+    credibility: int = 0
+    """Test images whose credibility is compared to adversarial, turned and noise images'; 0: none."""
+    chunk: int = 100
+    """Images between saves."""
+
+
+@dataclass(frozen=True)
 class Config:
     """One recipe."""
 
@@ -168,6 +184,7 @@ class Config:
     classifier: Classifier = field(default_factory=Classifier)
     attack: Attack = field(default_factory=Attack)
     certify: Certify = field(default_factory=Certify)
+    analyze: Analyze = field(default_factory=Analyze)
     reported: dict[str, dict[str, float]] = field(default_factory=dict)
     """The paper's own figures, by classifier.layers (joined by +): clean_acc; of its attack mean_l2 and
     acc_l2_1 (accuracy within 1, ...); of its certificate mean_radius and cert_1."""

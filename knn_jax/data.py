@@ -71,14 +71,19 @@ def load(knobs: config.Data, track: Track = lambda items, _: items) -> Dataset:
     return Dataset(_rows(train, kept), _rows(train, held), test, classes)
 
 
+def turned(images: np.ndarray, quarters: int) -> np.ndarray:
+    """The images turned counter-clockwise, as paper 1's code turns them."""
+    return np.rot90(images, quarters, (1, 2))
+
+
 def rotated(dataset: Dataset) -> Dataset:
     """Every image in four orientations, labelled by the quarter turns (Gidaris et al. 2018)."""
 
-    def turned(split):
+    def every(split):
         turns = np.repeat(np.arange(TURNS, dtype=np.int32), len(split.labels))
-        return Split(np.concatenate([np.rot90(split.images, n, (1, 2)) for n in range(TURNS)]), turns)
+        return Split(np.concatenate([turned(split.images, n) for n in range(TURNS)]), turns)
 
-    train, valid, test = map(turned, dataset[:3])
+    train, valid, test = map(every, dataset[:3])
     return Dataset(train, valid, test, TURNS)
 
 

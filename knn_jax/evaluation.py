@@ -140,7 +140,7 @@ def predict(recipe: Config, defended: Defended, folder: Path) -> np.ndarray:
         return {"clean": model.predict(x)}
 
     chunk = recipe.certify.chunk
-    chunks = _Chunks(
+    chunks = Chunks(
         ["predict", "clean", chunk], defended, len(defended.dataset.test.labels), chunk, 0, folder
     )
     return chunks.outcome(one, "classifying the test images").arrays["clean"]
@@ -191,7 +191,7 @@ def attack(
         return {**keep, **counts, "adversarial": changed}
 
     settings = [name, norm, own, knobs.chunk, knobs.seed]
-    chunks = _Chunks(settings, defended, images, knobs.chunk, knobs.seed, folder)
+    chunks = Chunks(settings, defended, images, knobs.chunk, knobs.seed, folder)
     return chunks.outcome(one, f"{name} {norm}") if run or chunks.complete() else None
 
 
@@ -233,17 +233,25 @@ def certify(recipe: Config, defended: Defended, name: str, folder: Path) -> Outc
 
     settings = [name, defended.lipschitz, knobs.own, knobs.other, knobs.chunk]
     images = knobs.images or recipe.attack.images
-    chunks = _Chunks(settings, defended, images, knobs.chunk, 0, folder)
+    chunks = Chunks(settings, defended, images, knobs.chunk, 0, folder)
     return chunks.outcome(one, f"certifying by {name}")
 
 
-class _Chunks:
-    """Test images chunk by chunk, each chunk's results in a file that equal settings find again."""
+class Chunks:
+    """Test images, or those of `split`, chunk by chunk; equal settings find each chunk's file again."""
 
     def __init__(
-        self, settings: list, defended: Defended, images: int, chunk: int, seed: int, folder: Path
+        self,
+        settings: list,
+        defended: Defended,
+        images: int,
+        chunk: int,
+        seed: int,
+        folder: Path,
+        split: data.Split | None = None,
     ):
         self.defended, self.size, self.seed = defended, chunk, seed
+        self.split = split or defended.dataset.test
         identity = json.dumps([settings, defended.fingerprint, defended.model.k, jax.__version__])
         digest = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
         parts = folder / "parts" / f"{settings[0]}_{settings[1]}_{digest}"
@@ -282,7 +290,7 @@ class _Chunks:
 
     def _arguments(self, first: int, count: int) -> tuple:
         """Of a chunk, padded to the one shape that is compiled."""
-        test = self.defended.dataset.test
-        arrays = test.floats(first, first + count), test.labels[first : first + count]
+        split = self.split
+        arrays = split.floats(first, first + count), split.labels[first : first + count]
         x, y = (np.resize(array, (self.size, *array.shape[1:])) for array in arrays)
         return self.defended.model, jax.random.fold_in(jax.random.key(self.seed), first), x, y

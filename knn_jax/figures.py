@@ -1,4 +1,4 @@
-"""The pictures of a report, as PNG bytes."""
+"""The pictures of a report and of several side by side, as PNG bytes."""
 
 import io
 from typing import Any
@@ -53,6 +53,50 @@ def _steps(axis, correct, lengths, label, color) -> None:
     axis.step(np.r_[0, finite], np.r_[start, share], where="post", label=label, color=color)
 
 
+def norms(report, attacked, norm) -> bytes:
+    """Example by example the norms that the first attack and each other found (paper 1, figure 2)."""
+    runs = [(name, outcome.arrays["norm"]) for (name, of), outcome in attacked.items() if of == norm]
+    (first, across), *others = runs
+    figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
+    widest = 0.0
+    for color, (name, up) in zip(("C1", "C4", "C5"), others, strict=False):
+        count = min(len(across), len(up))
+        pairs = np.stack([across[:count], up[:count]])
+        pairs = pairs[:, np.isfinite(pairs).all(0) & (pairs > 0).all(0)]
+        widest = pairs.max(initial=widest)
+        label = f"{name}: smaller for {(pairs[1] < pairs[0]).sum()} of {pairs.shape[1]}"
+        axis.scatter(*pairs, s=12, alpha=0.6, color=color, label=label)
+    axis.axline((0, 0), slope=1, color="C3", linewidth=1)
+    limits = (0, 1.05 * widest or 1)
+    named = others[0][0] if len(others) == 1 else "the others"
+    axis.set(xlabel=f"{norm} norm found by {first}", ylabel=f"{norm} norm found by {named}")
+    axis.set(xlim=limits, ylim=limits, aspect="equal")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    axis.set_title(f"{report['name']}: {report['k']}-NN on {report['layer']}", fontsize=10)
+    return _png(figure)
+
+
+def credibility(report, kinds) -> bytes:
+    """The share of images with at most each credibility, for each kind of image."""
+    figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    colors = {"clean": "C0", "turned": "C2", "noise": "C7"}
+    attacks = iter(("C3", "C1", "C4", "C5", "C6"))
+    widths = np.linspace(4, 1.5, len(kinds))  # curves may coincide
+    for width, (name, trust) in zip(widths, kinds.items(), strict=True):
+        color = colors.get(name) or next(attacks, "black")
+        values = np.sort(trust.credibility)
+        share = np.arange(len(values) + 1) / len(values)
+        style = {"color": color, "linewidth": width, "label": f"{name}: mean {values.mean():.2f}"}
+        axis.step(np.r_[0, values, 1.02], np.r_[share, 1], where="post", **style)
+    axis.set(xlabel="credibility", ylabel="share of images with at most this credibility")
+    axis.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    axis.set_title(f"{report['name']}: {report['k']}-NN on {report['layer']}", fontsize=10)
+    return _png(figure)
+
+
 def examples(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
     """Clean, adversarial and perturbation, and the neighbours that left and came."""
     arrays, test, model = outcome.arrays, defended.dataset.test, defended.model
@@ -97,3 +141,56 @@ def examples(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
 def _neighbours(model, x):
     """Indices (batch, k) by the first tap."""
     return neighbors.search(model.features[0](x), model.banks[0], model.k).index
+
+
+def grid(clean, shown, runs, norm) -> bytes:
+    """Below the clean images, a row for each run: its adversarial images, their perturbations scaled
+    to the range of grey, and their norms (paper 1, figure 3)."""
+    size = (1.1 * 2 * len(shown) + 1.6, 1.25 * (len(runs) + 1) + 0.3)
+    figure, axes = plt.subplots(
+        len(runs) + 1, 2 * len(shown), figsize=size, squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[], frame_on=False)
+
+    def show(axis, image):
+        axis.imshow(np.clip(image, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+
+    for axis, i in zip(axes[0, ::2], shown, strict=True):
+        show(axis, clean[i])
+    names = ["clean", *(_label(run.report) for run in runs)]
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    for row, run in zip(axes[1:], runs, strict=True):
+        for place, i in enumerate(shown):
+            show(row[2 * place], run.image[i])
+            delta = run.image[i] - clean[i]
+            show(row[2 * place + 1], 0.5 + delta / (2 * np.abs(delta).max() or 1))
+            told = f"{run.norm[i]:.3f}" if np.isfinite(run.norm[i]) else "none found"
+            row[2 * place + 1].set_title(told, fontsize=8, pad=2)
+    figure.suptitle(f"adversarial images and perturbations, with their {norm} norms", fontsize=10)
+    return _png(figure)
+
+
+def sensitivity(runs, norm) -> bytes:
+    """Mean adversarial norm against Jacobian norm and local dimension, a point for each run that has
+    them (paper 1, section 4.5)."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
+    measured = [run for run in runs if "analysis" in run.report]
+    for axis, measure in zip(axes, ("jacobian_norm", "lid"), strict=True):
+        for i, run in enumerate(measured):
+            found, mean = run.report["analysis"], run.mean()
+            if found[measure] is not None and mean is not None:
+                axis.scatter(found[measure], mean, color=f"C{i}")
+                place = {"xytext": (6, 4), "textcoords": "offset points", "fontsize": 8}
+                axis.annotate(_label(run.report), (found[measure], mean), **place)
+        axis.grid(alpha=0.3)
+        axis.margins(0.35, 0.25)
+    axes[0].set(xscale="log", xlabel="spectral norm of the Jacobian of the features")
+    axes[0].set_ylabel(f"mean {norm} norm of the perturbations found")
+    axes[1].set_xlabel("local intrinsic dimension of the features")
+    return _png(figure)
+
+
+def _label(report) -> str:
+    return f"{report['name']}\n{report['k']}-NN on {report['layer']}"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from knn_jax import data, evaluation, progress, report, workdir
+from knn_jax import data, diagnosis, evaluation, progress, report, workdir
 from knn_jax.config import Config
 
 
@@ -29,6 +29,7 @@ def _open(recipe: Config, path: str) -> tuple[data.Dataset, Path]:
     """Everything that can be wrong with a recipe is found here, before the long work."""
     dataset = data.load(recipe.data, progress.track)
     evaluation.check(recipe, dataset)
+    diagnosis.check(recipe, dataset)
     return dataset, workdir.claim(path, recipe)
 
 
@@ -45,4 +46,5 @@ def _evaluate(recipe: Config, path: str, *, run: bool) -> None:
     if len(recipe.classifier.layers) == 1:
         names = ("margin", "voronoi", *(["exact"] if recipe.certify.exact else []))
         certified = {name: evaluation.certify(recipe, defended, name, folder) for name in names}
-    report.show(report.write(recipe, defended, clean, attacked, certified, folder), folder)
+    found = diagnosis.diagnose(recipe, defended, attacked, folder)
+    report.show(report.write(recipe, defended, clean, attacked, certified, folder, found), folder)

@@ -43,6 +43,24 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     return [*attacks, *certificates]
 
 
+def measured(report: dict[str, Any]) -> list[list[tuple[str, ...]]]:
+    """Tables of what was measured of features and votes, their heads first; those that there are."""
+    tables = []
+    if "analysis" in report:
+        found = report["analysis"]
+        dimension = "" if found["lid"] is None else f"{found['lid']:.3f}"
+        head = ("layer", "n", "local dimension", "Jacobian norm")
+        line = (found["layer"], str(found["n"]), dimension, f"{found['jacobian_norm']:.3f}")
+        tables.append([head, line])
+    if "credibility" in report:
+        lines = [
+            (kind["images"], str(kind["n"]), f"{kind['credibility']:.3f}", f"{kind['confidence']:.3f}")
+            for kind in report["credibility"]
+        ]
+        tables.append([("images", "n", "mean credibility", "mean confidence"), *lines])
+    return tables
+
+
 def table(report: dict[str, Any]) -> Table:
     """For the terminal."""
     shown = Table(title=headline(report))
@@ -56,8 +74,7 @@ def table(report: dict[str, Any]) -> Table:
 def columns(report: dict[str, Any]) -> list[tuple[str, ...]]:
     """A line for each of what the paper reported, its attack reproduced, the strongest and what is
     certified, as one text for each of FIGURES; those that there are."""
-    told, given = report["reported"], report["config"]["net"]["weights"]
-    name = f"{report['name']}{given and ', ' + Path(given).stem}, {report['k']}-NN on {report['layer']}"
+    told, name = report["reported"], _name(report)
     clean = f"{report['clean_acc']:.4f}"
 
     def line(what, n, clean, mean, accuracies):
@@ -92,8 +109,25 @@ def columns(report: dict[str, Any]) -> list[tuple[str, ...]]:
 def markdown(reports: list[dict[str, Any]]) -> str:
     """For the README: the four columns of each report, one below the other."""
     lines = [line for report in reports for line in columns(report)]
-    body = "\n".join(f"| {' | '.join(line)} |" for line in [FIGURES, ("---",) * len(FIGURES), *lines])
-    return f"{body}\n"
+    return _pipes(FIGURES, lines)
+
+
+def measurements(reports: list[dict[str, Any]]) -> str:
+    """For the README: what was measured, the same of all reports in one table."""
+    tables: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for report in reports:
+        for head, *lines in measured(report):
+            tables.setdefault(("", *head), []).extend((_name(report), *line) for line in lines)
+    return "\n".join(_pipes(head, lines) for head, lines in tables.items())
+
+
+def _name(report: dict[str, Any]) -> str:
+    given = report["config"]["net"]["weights"]
+    return f"{report['name']}{given and ', ' + Path(given).stem}, {report['k']}-NN on {report['layer']}"
+
+
+def _pipes(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in [head, ("---",) * len(head), *lines])
 
 
 def page(report: dict[str, Any], pictures: dict[str, bytes]) -> str:
@@ -110,12 +144,15 @@ def page(report: dict[str, Any], pictures: dict[str, bytes]) -> str:
         for name, value in report["reported"].items()
     )
     told = f"<h2>Reported by the paper</h2><table>{told}</table>" if told else ""
+    told = "".join(map(_html, measured(report))) + told
     details = html.escape(json.dumps(report, indent=2))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(report["name"])}</title><style>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }}
-table {{ border-collapse: collapse }} td, th {{ padding: .2rem .8rem; border-bottom: 1px solid #ddd;
-text-align: left; font-variant-numeric: tabular-nums }} img {{ max-width: 100%; margin: 1rem 0 }}
+table {{ border-collapse: collapse; margin: 1rem 0 }}
+td, th {{ padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: left }}
+td {{ font-variant-numeric: tabular-nums }}
+img {{ max-width: 100%; margin: 1rem 0 }}
 pre {{ background: #f6f6f6; padding: 1rem; overflow: auto }}
 </style></head><body>
 <h1>{html.escape(report["name"])}</h1>
@@ -131,5 +168,13 @@ attack's norm: {report["violations"]}. Lipschitz constant of the features: at mo
 """
 
 
+def _html(table: list[tuple[str, ...]]) -> str:
+    head, *lines = table
+    rows = [(head, "th"), *((line, "td") for line in lines)]
+    body = ("".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) for row, tag in rows)
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in body)}</table>"
+
+
 if __name__ == "__main__":  # python -m knn_jax.pages results/*.json
-    print(markdown([json.loads(Path(file).read_text()) for file in sys.argv[1:]]))
+    found = [json.loads(Path(file).read_text()) for file in sys.argv[1:]]
+    print("\n".join(filter(None, [markdown(found), measurements(found)])))

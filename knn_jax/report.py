@@ -15,9 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
+from rich.table import Table
 
-from knn_jax import balls, evaluation, figures, pages, progress
+from knn_jax import balls, diagnosis, evaluation, figures, pages, progress
 from knn_jax.config import Config
+from knn_jax.diagnosis import NOTHING, Diagnosis
 from knn_jax.evaluation import Attacked, Defended, Outcome
 from knn_jax.workdir import whole
 
@@ -32,20 +34,26 @@ def write(
     attacked: Attacked,
     certified: dict[str, Outcome],
     folder: Path,
+    found: Diagnosis = NOTHING,
 ) -> dict[str, Any]:
-    """Writes report.json, results.csv, adversarial.npz, curve.png, examples.png and report.html.
+    """Writes report.json, results.csv, adversarial.npz, report.html and its pictures.
 
     `clean` holds the predicted class of every test image, `attacked` the outcomes by attack and norm,
-    `certified` by certificate. Returns the report.
+    `certified` by certificate, `found` what was measured besides. Returns the report.
     """
     report = summary(recipe, defended, clean, attacked, certified)
+    report |= diagnosis.summary(recipe, found)
     labels = defended.dataset.test.labels
     pictures = {"curve.png": figures.curve(report, attacked, certified, clean == labels)}
     if attacked:
         pictures["examples.png"] = figures.examples(defended, clean, next(iter(attacked.values())))
+    for norm in rivals(attacked):
+        pictures[f"norms_{norm}.png"] = figures.norms(report, attacked, norm)
+    if found.credibility:
+        pictures["credibility.png"] = figures.credibility(report, found.credibility)
     for name, picture in pictures.items():
         _save(folder / name, picture)
-    _save(folder / "results.csv", _csv(labels, clean, attacked, certified).encode())
+    _save(folder / "results.csv", _csv(labels, clean, attacked, certified, found).encode())
     if attacked:
         arrays = {f"{name}_{norm}": o.arrays["image"] for (name, norm), o in attacked.items()}
         buffer = io.BytesIO()
@@ -97,13 +105,16 @@ def summary(
 
 def worst_cases(attacked: Attacked) -> Attacked:
     """The least perturbation of each image, for each norm in which there are several attacks."""
-    found: Attacked = {}
-    norms: dict[balls.Norm, None] = {norm: None for _, norm in attacked}  # a set, in order
-    for norm in norms:
-        outcomes = [outcome for (_, of), outcome in attacked.items() if of == norm]
-        if len(outcomes) > 1:
-            found[WORST, norm] = evaluation.worst(outcomes)
-    return found
+    return {
+        (WORST, norm): evaluation.worst([o for (_, of), o in attacked.items() if of == norm])
+        for norm in rivals(attacked)
+    }
+
+
+def rivals(attacked: Attacked) -> list[balls.Norm]:
+    """The norms in which there are several attacks."""
+    norms: list[balls.Norm] = [norm for _, norm in attacked]
+    return [norm for norm in dict.fromkeys(norms) if norms.count(norm) > 1]
 
 
 def violations(attacked: Attacked, certified: dict[str, Outcome]) -> int:
@@ -168,14 +179,16 @@ def _save(file: Path, content: bytes) -> None:
         scratch.write_bytes(content)
 
 
-def _csv(labels, clean, attacked, certified) -> str:
-    """One line a test image: what was decided, the norms found and the radii certified."""
+def _csv(labels, clean, attacked, certified, found) -> str:
+    """One line a test image: what was decided, found, certified and measured."""
     columns = {"label": labels, "clean": clean}
     for (name, norm), outcome in attacked.items():
         columns[f"{name}_{norm}_adversarial"] = outcome.arrays["adversarial"]
         columns[f"{name}_{norm}_norm"] = outcome.arrays["norm"]
     for name, outcome in certified.items():
         columns[f"{name}_radius"] = outcome.arrays["radius"]
+    if found.features:
+        columns |= found.features.arrays
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["index", *columns])
@@ -188,6 +201,11 @@ def show(report: dict[str, Any], folder: Path) -> None:
     """The table and the paths of what was written, on standard output."""
     console = Console(width=None if Console().is_terminal else 120)
     console.print(pages.table(report))
+    for head, *lines in pages.measured(report):
+        shown = Table(*head)
+        for line in lines:
+            shown.add_row(*line)
+        console.print(shown)
     if report["violations"]:
         progress.say(f"[bold red]{report['violations']} certified radii exceed an attack: a bug[/]")
     for file in ("report.html", "report.json", "results.csv", "adversarial.npz"):

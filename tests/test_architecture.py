@@ -27,6 +27,8 @@ LEVELS = {
     "defenses": 3,
     "training": 4,
     "evaluation": 4,
+    "diagnosis": 4,
+    "compare": 4,
     "report": 4,
     "pages": 4,
     "figures": 4,

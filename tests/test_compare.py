@@ -1,0 +1,137 @@
+"""Several runs side by side: what is read of them, what is drawn, and what is refused."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from knn_jax import cli, compare, config, data, figures
+
+N = 5
+
+
+@pytest.fixture(scope="module")
+def test_set():
+    return data.load(config.Data()).test
+
+
+@pytest.fixture
+def finished(tmp_path, test_set):
+    """Writes a workdir as attack.py leaves it, by attack and norm the lengths found."""
+
+    def write(name, lengths, wrong=(), name_of_data="digits", analysis=None):
+        folder, labels = tmp_path / name, test_set.labels
+        folder.mkdir()
+        columns = {"label": labels, "clean": [-1 if i in wrong else v for i, v in enumerate(labels)]}
+        images = {}
+        for (attack, norm), values in lengths.items():
+            columns[f"{attack}_{norm}_norm"] = values
+            grey = np.full_like(test_set.images[: len(values)], 0.1 * (1 + len(images)))
+            images[f"{attack}_{norm}"] = grey
+        with open(folder / "results.csv", "w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["index", *columns])
+            for i in range(len(labels)):
+                rows.writerow([i, *(c[i] if i < len(c) else "" for c in columns.values())])
+        np.savez(folder / "adversarial.npz", **images)
+        report = {
+            **{"name": name, "k": 5, "layer": "relu3"},
+            "attacks": [{"name": attack, "norm": norm} for attack, norm in lengths],
+            "config": {"data": config.Config(name, data=config.Data(name_of_data)).asdict()["data"]},
+        }
+        if analysis:
+            report["analysis"] = dict(zip(("jacobian_norm", "lid"), analysis, strict=True))
+        (folder / "report.json").write_text(json.dumps(report))
+        return str(folder)
+
+    return write
+
+
+L2 = {("minimum_norm", "l2"): [1.0, 0.0, 2.0, np.inf, 4.0]}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What the pictures are given; they are drawn too."""
+    given = {}
+    for paint in (figures.grid, figures.sensitivity):
+
+        def draw(*arguments, paint=paint):
+            given[paint.__name__] = arguments
+            return paint(*arguments)
+
+        monkeypatch.setattr(figures, paint.__name__, draw)
+    return given
+
+
+def test_the_same_images_that_all_classify_correctly(finished, drawn, tmp_path, test_set):
+    one = finished("one", L2, wrong=[1], analysis=(2.0, 5.0))
+    two = finished("two", {("minimum_norm", "l2"): [1.5] * 4}, wrong=[2])
+    written = compare.compare(str(tmp_path / "out"), [one, two])
+    assert [file.name for file in written] == ["comparison.png", "sensitivity.png"]
+    assert all(file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for file in written)
+    clean, shown, runs, norm = drawn["grid"]
+    np.testing.assert_array_equal(clean, test_set.images[:4])
+    assert (shown.tolist(), norm) == ([0, 3], "l2")
+    assert [run.mean() for run in runs] == [pytest.approx(7 / 3), pytest.approx(1.5)]
+
+
+def test_the_smallest_of_several_attacks_with_its_image(finished, drawn, tmp_path):
+    few = {**L2, ("boundary", "l2"): [0.5, 0.0, 3.0]}
+    compare.compare(str(tmp_path), [finished("one", few)])
+    [run] = drawn["grid"][2]
+    np.testing.assert_array_equal(run.norm, [0.5, 0, 2, np.inf, 4])
+    np.testing.assert_allclose(run.image[:, 0, 0, 0], [0.2, 0.1, 0.1, 0.1, 0.1])
+
+
+def test_the_first_norm_that_all_have(finished, drawn, tmp_path):
+    both = {**L2, ("minimum_norm", "linf"): [0.1] * N}
+    other = {("minimum_norm", "linf"): [0.2] * N}
+    compare.compare(str(tmp_path), [finished("one", both), finished("two", other)])
+    _, _, runs, norm = drawn["grid"]
+    assert norm == "linf"
+    assert runs[0].norm.tolist() == [0.1] * N
+
+
+def test_without_a_measured_run_the_way_to_it_is_told(finished, drawn, tmp_path, capsys):
+    written = compare.compare(str(tmp_path), [finished("one", L2)])
+    assert [file.name for file in written] == ["comparison.png"]
+    assert "--analyze.images" in capsys.readouterr().err
+
+
+def test_what_cannot_be_compared_is_refused(finished, tmp_path):
+    one, out = finished("one", L2), str(tmp_path / "out")
+    linf = finished("linf", {("minimum_norm", "linf"): [0.1] * N})
+    mnist = finished("other", L2, name_of_data="mnist")
+    wrong = finished("wrong", L2, wrong=range(N))
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for workdirs, words in (
+        ([one, str(tmp_path / "none")], r"none has no report\.json: run attack\.py"),
+        ([one, str(bare)], r"bare has no report\.json: run attack\.py"),
+        ([one, linf], r"no norm in common: run attack\.py with --attack\.norms"),
+        ([one, mnist], r"other is on mnist .* and .*one on digits .*: compare runs on the same"),
+        ([one, wrong], r"none of the first 5 images is classified correctly by all"),
+    ):
+        with pytest.raises(ValueError, match=words) as error:
+            compare.compare(out, workdirs)
+        assert "\n" not in str(error.value)
+    (tmp_path / "one" / "report.json").write_text("{")
+    with pytest.raises(ValueError, match=r"report\.json is damaged"):
+        compare.compare(out, [one])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [([], "usage: "), (["out"], "usage: "), (["out", "none"], "none has no")]
+)
+def test_the_command_answers_in_one_line(monkeypatch, capsys, arguments, words):
+    monkeypatch.setattr(sys, "argv", ["compare", *arguments])
+    with pytest.raises(SystemExit) as left:
+        cli.run(compare.main)
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {words}")
+    assert error.count("\n") == 1
