@@ -412,6 +412,7 @@ NEW = [  # what a workdir of another network would refuse anyhow
     ({"net": {"weights": "nowhere.npz"}}, r"no file nowhere\.npz"),
     ({"optim": {"peak_lr": 0.0}}, r"optim\.peak_lr=0"),
     ({"optim": {"batch_size": 0}}, r"batch_size=0"),
+    ({"optim": {"augment": True}, "defense": {"name": "rotation"}}, r"optim\.augment mirrors images"),
     ({"data": {"name": "minst"}}, r"'minst'.*'mnist'"),
 ]
 

@@ -227,11 +227,10 @@ def descent(monkeypatch):
 
 
 def test_devices_share_statistics(tmp_path, few, descent):
-    """Of the whole batch, filled up or not: 100 is 64 and 36, and 50 is no multiple of 4."""
-    for size in (64, 50):
-        knobs = {"epochs": 1, "batch_size": size, "peak_lr": 0.01}
-        one = train(few, tmp_path / f"one{size}", **knobs)
-        close(one, train(few, tmp_path / f"four{size}", mesh.make(), **knobs))
+    """Of the whole batch, filled up or not: 30 is no multiple of 4, and 10 are left at the end."""
+    knobs = {"epochs": 1, "batch_size": 30, "peak_lr": 0.01}
+    one = train(few, tmp_path / "one", **knobs)
+    close(one, train(few, tmp_path / "four", mesh.make(), **knobs))
 
 
 def test_a_filled_batch_trains_as_its_own_images(tmp_path, few, descent):
