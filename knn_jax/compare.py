@@ -30,8 +30,8 @@ class Run(NamedTuple):
     right: np.ndarray
 
     def mean(self) -> float | None:
-        """Of the norms found on images that are classified correctly; None where there are none."""
-        found = self.norm[self.right & np.isfinite(self.norm) & (self.norm > 0)]
+        """Of the norms found, without those of images that are wrong anyhow; None where none is."""
+        found = self.norm[np.isfinite(self.norm) & (self.norm > 0)]
         return float(found.mean()) if len(found) else None
 
 
