@@ -56,8 +56,9 @@ def compare(out: str, workdirs: list[str]) -> list[Path]:
                 f"{' '.join(_data(reports[first]))}: compare runs on the same images"
             )
     runs = [_run(Path(workdir).expanduser(), report, shared[0]) for workdir, report in reports.items()]
-    count = min(len(run.norm) for run in runs)
-    common = np.flatnonzero(np.all([run.right[:count] for run in runs], 0))[:SHOWN]
+    count = min(len(run.norm) for run in runs)  # means over other images would not compare
+    runs = [Run(run.report, *(array[:count] for array in run[1:])) for run in runs]
+    common = np.flatnonzero(np.all([run.right for run in runs], 0))[:SHOWN]
     if not len(common):
         raise ValueError(
             f"none of the first {count} images is classified correctly by all: attack more"

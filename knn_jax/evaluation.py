@@ -250,7 +250,7 @@ class Chunks:
         folder: Path,
         split: data.Split | None = None,
     ):
-        self.defended, self.size, self.seed = defended, chunk, seed
+        self.defended, self.size, self.seed = defended, min(chunk, images), seed
         self.split = split or defended.dataset.test
         identity = json.dumps([settings, defended.fingerprint, defended.model.k, jax.__version__])
         digest = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()

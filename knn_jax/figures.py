@@ -187,7 +187,8 @@ def sensitivity(runs, norm) -> bytes:
         axis.grid(alpha=0.3)
         axis.margins(0.35, 0.25)
     axes[0].set(xscale="log", xlabel="spectral norm of the Jacobian of the features")
-    axes[0].set_ylabel(f"mean {norm} norm of the perturbations found")
+    axes[0].set_ylabel(f"mean {norm} norm found on the first {len(runs[0].norm)} images")
+    axes[0].set_ylim(bottom=0)
     axes[1].set_xlabel("local intrinsic dimension of the features")
     return _png(figure)
 
