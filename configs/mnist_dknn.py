@@ -7,7 +7,8 @@ first 50 test images and compares their credibility to that of 1,000 clean ones,
 quarter and of noise, calibrated by the 6,000 validation images.
 
 On the authors' weights of that network: accuracy .9786; mean L2 1.594 of the first 30, some 15 s each
-on one CPU core; mean credibility of 500 clean images .497, uniform as it should be, turned .050, noise .018.
+on one CPU core; mean credibility of 500 clean images .497, uniform as it should be, turned .050, noise
+.018.
 """
 
 from knn_jax import config

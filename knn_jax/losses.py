@@ -1,9 +1,15 @@
 """Losses, one value per example."""
 
+import math
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Num
+
+Metric = Literal["cosine", "l2"]
+TINY = 1e-24  # squared lengths below are taken for zero
 
 
 def cross_entropy(
@@ -19,6 +25,50 @@ def margin(scores: Num[Array, "batch class"], y: Int[Array, " batch"]) -> Num[Ar
     lowest = jnp.finfo if jnp.issubdtype(scores.dtype, jnp.floating) else jnp.iinfo
     rest = jnp.where(own, lowest(scores.dtype).min, scores).max(1)
     return jnp.take_along_axis(scores, y[:, None], 1)[:, 0] - rest
+
+
+def similarity(
+    features: Float[Array, "batch dim"],
+    references: Float[Array, "*batch class count dim"],
+    metric: Metric,
+) -> Float[Array, "batch class count"]:
+    """cos(f, r), or -|f - r|: how near an example is to references of every class.
+
+    The references are each example's own, (batch, class, count, dim), or the same for all.
+    """
+    if metric == "cosine":
+        shared = "bd,cnd->bcn" if references.ndim == 3 else "bd,bcnd->bcn"
+        return jnp.einsum(shared, _unit(features), _unit(references))
+    references = references.reshape(-1, *references.shape[-3:])
+    squared = jnp.sum(jnp.square(features[:, None, None] - references), -1)
+    return -jnp.sqrt(jnp.maximum(squared, TINY))
+
+
+def adversarial_soft_neighbors(
+    similarity: Float[Array, "batch class count"],
+    y: Int[Array, " batch"],
+    there: Bool[Array, "#batch class count"],
+    form: Literal["mean", "sum"],
+) -> Float[Array, " batch"]:
+    """The ASK loss, -log of the share of class y in the mass of all (Wang et al. 2022, eq. 2).
+
+    A class has the mass exp(mean of similarity) in the `mean` form, which that paper attacks with, and
+    sum of exp(similarity) in the `sum` form, which it trains with; similarities come divided by the
+    temperature. References that are not `there` do not count; a class without any has no mass.
+    """
+    if form == "mean":
+        count = there.sum(-1)
+        total = jnp.sum(jnp.where(there, similarity, 0.0), -1)
+        scores = jnp.where(count > 0, total / jnp.maximum(count, 1).astype(total.dtype), -jnp.inf)
+    else:
+        scores = jax.nn.logsumexp(similarity, -1, where=there)
+    return cross_entropy(scores, y)
+
+
+def information(loss: Float[Array, " batch"], classes: int) -> Float[Array, " batch"]:
+    """log(classes - 1) - loss: its mean bounds from below, in nats, what an example tells of its
+    references of class y (Wang et al. 2022, proposition 1; approximately, as its proof does)."""
+    return math.log(classes - 1) - loss
 
 
 def soft_nearest_neighbors(
@@ -58,6 +108,11 @@ def nearest(
     own = jnp.min(jnp.where(other & same, squared, jnp.inf), 1)
     rival = jnp.min(jnp.where(other & ~same, squared, jnp.inf), 1)
     return jnp.where(jnp.isinf(own), 0.0, own), rival
+
+
+def _unit(features):
+    """Divided by their length; zeros stay zeros, and so does their gradient."""
+    return features * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(features), -1, keepdims=True), TINY))
 
 
 def _squared(features):

@@ -273,10 +273,10 @@ GREY = jnp.full((2, *SHAPE), 0.5)
 @pytest.mark.parametrize(
     ("attack", "arguments", "message"),
     [
-        (attacks.pgd, {"eps": -0.1}, "eps=-0.1, .* eps must be 0 or more"),
+        (attacks.pgd, {"eps": -0.1}, "eps=-0.1: it must be 0 or more"),
         (attacks.pgd, {"eps": 0.1, "steps": 0}, "steps=0, .* at least 1"),
         (attacks.pgd, {"eps": 0.1, "restarts": 0}, "restarts=0"),
-        (attacks.pgd, {"eps": 0.1, "refresh": 0}, "refresh=0"),
+        (attacks.pgd, {"eps": 0.1, "refresh": -1}, "refresh=-1: .* not below 0"),
         (attacks.minimum_norm, {"steps": 0}, "steps=0, .* at least 1"),
         (attacks.minimum_norm, {"starts": 0}, "starts=0"),
         (attacks.minimum_norm, {"refresh": 0}, "refresh=0"),

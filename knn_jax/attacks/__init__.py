@@ -1,11 +1,27 @@
 """Attacks on classifiers that decide by neighbours: retrieval and vote are inside the gradient."""
 
+from knn_jax.attacks.ask import ask, tune
 from knn_jax.attacks.boundary import boundary
 from knn_jax.attacks.carlini_wagner import carlini_wagner
+from knn_jax.attacks.dknn import dknn
 from knn_jax.attacks.guided import guided
 from knn_jax.attacks.hinged import hinged
+from knn_jax.attacks.imitated import adv_knn, imitate
 from knn_jax.attacks.minimal import minimum_norm
 from knn_jax.attacks.outcome import Found
 from knn_jax.attacks.projected import pgd
 
-__all__ = ["Found", "boundary", "carlini_wagner", "guided", "hinged", "minimum_norm", "pgd"]
+__all__ = [
+    "Found",
+    "adv_knn",
+    "ask",
+    "boundary",
+    "carlini_wagner",
+    "dknn",
+    "guided",
+    "hinged",
+    "imitate",
+    "minimum_norm",
+    "pgd",
+    "tune",
+]

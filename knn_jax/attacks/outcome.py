@@ -17,6 +17,7 @@ BATCH = 128  # images attacked at once, where these allow
 HALVINGS = 10  # of the way from an image to one of another class
 SHARE = 67  # references of each class, in per cent of k: a class wins with fewer than k neighbours
 Count = int | Int[Array, ""]
+Number = float | Float[Array, ""]
 
 
 class Found(NamedTuple):

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from knn_jax import balls, losses
 from knn_jax.attacks import outcome
-from knn_jax.attacks.outcome import Found, Images, Labels
+from knn_jax.attacks.outcome import Found, Images, Labels, Number
 from knn_jax.neighbors import in_tiles
 
 
@@ -23,18 +24,22 @@ def pgd(
     y: Labels,
     *,
     norm: balls.Norm = "linf",
-    eps: float,
+    eps: Number,
     steps: int = 20,
-    step_size: float | None = None,
+    step_size: Number | None = None,
     restarts: int = 1,
     refresh: int = 5,
     temperature: float = 0.1,
     loss: Callable[[Images, Labels], Float[Array, " batch"]] | None = None,
+    source: Any = None,
 ) -> Found:
-    """Ascends a loss inside the eps-ball around x by projected gradient steps (Madry et al. 2018).
+    """Ascends a loss inside the eps-ball around x by projected gradient steps (Madry et al., 2018).
 
     The loss is by default how far another class leads in the soft vote, its references retrieved
-    anew every `refresh` steps; `loss` may be any other, `(images, y) -> (batch,)`, of any networks.
+    anew every `refresh` steps, or with 0 those of x throughout; `loss` may be any other, `(images, y)
+    -> (batch,)`, of any networks. Where a `source` is given, its soft votes and references stand in
+    for the model's own, which is only asked for its decisions: the gray box.
+
     Starts are uniform in the ball, steps are 2.5 eps / steps unless given. What is returned is the
     iterate, among those at each retrieval and at the end of each restart, with the lowest margin of
     hard votes. The last clip keeps the ball: moving towards the pixel box, which contains x, never
@@ -43,19 +48,15 @@ def pgd(
     Raises ValueError for images outside [0, 1], labels out of range and numbers that are too small.
     """
     x, y = outcome.check(model, x, y)
-    if not (eps >= 0 and steps > 0 and restarts > 0 and refresh > 0):
-        raise ValueError(
-            f"eps={eps}, steps={steps}, restarts={restarts}, refresh={refresh}: eps must be 0 or more, "
-            "the others at least 1"
-        )
-    size = 2.5 * eps / steps if step_size is None else step_size
+    size = check(eps, steps, step_size, restarts, refresh)
     return _pgd(
         key,
         model,
+        model if source is None else source,
         x,
         y,
         jnp.float32(eps),
-        jnp.float32(size),
+        size,
         jnp.float32(temperature),
         loss if loss is None or isinstance(loss, Partial) else Partial(loss),
         norm=norm,
@@ -65,21 +66,78 @@ def pgd(
     )
 
 
+def check(eps: Any, steps: int, step_size: Number | None, restarts: int, refresh: int) -> Array:
+    """The length of a step; raises ValueError for numbers that are too small."""
+    if not isinstance(eps, Tracer) and not eps >= 0:
+        raise ValueError(f"eps={eps}: it must be 0 or more")
+    if not (steps > 0 and restarts > 0 and refresh >= 0):
+        raise ValueError(
+            f"steps={steps}, restarts={restarts}, refresh={refresh}: the first two must be at least 1, "
+            "refresh not below 0"
+        )
+    return jnp.float32(2.5 * eps / steps if step_size is None else step_size)
+
+
 @functools.partial(jax.jit, static_argnames=("norm", "steps", "restarts", "refresh"))
-def _pgd(key, model, x, y, eps, size, temperature, loss, *, norm, steps, restarts, refresh):
+def _pgd(key, model, source, x, y, eps, size, temperature, loss, *, norm, steps, restarts, refresh):
+    count = outcome.references(source)
+
+    def retrieve(keys, z, y):
+        return () if loss is not None else source.references(z, count)
+
+    def surrogate(z, y, references):
+        if loss is not None:
+            return loss(z, y)
+        return -losses.margin(source.soft_votes(z, references, temperature), y)
+
     ball = balls.ball(norm, eps)
-    count = outcome.references(model)
+    return ascend(
+        key,
+        model,
+        x,
+        y,
+        retrieve,
+        surrogate,
+        ball=ball,
+        norm=norm,
+        size=size,
+        steps=steps,
+        restarts=restarts,
+        refresh=refresh,
+        searches=0 if loss is not None else 1,
+    )
+
+
+def ascend(
+    key: Array,
+    model: Any,
+    x: Images,
+    y: Labels,
+    retrieve: Callable[..., Any],
+    loss: Callable[..., Float[Array, " batch"]],
+    *,
+    ball: balls.Ball,
+    norm: balls.Norm,
+    size: Array,
+    steps: int,
+    restarts: int,
+    refresh: int,
+    searches: int = 1,
+) -> Found:
+    """The ascent of `pgd` with what it needs of a batch: retrieved, and its loss. Inside a jit.
+
+    `retrieve(keys, images, y)` is asked at x, or where `refresh` is above 0 at every so many steps; it
+    computes features `searches` times. `loss(images, y, retrieved)` gives what is ascended.
+    """
+    period = refresh or steps
 
     def batch(place, x, y):
         keys = outcome.keys(key, place)
+        at_first = None if refresh else retrieve(keys, x, y)
 
-        def ascend(x_adv, references):
-            def total(z):
-                if loss is not None:
-                    return loss(z, y).sum()
-                return -losses.margin(model.soft_votes(z, references, temperature), y).sum()
-
-            x_adv = x_adv + size * ball.steepest(jax.grad(total)(x_adv))
+        def step(x_adv, retrieved):
+            gradient = jax.grad(lambda z: loss(z, y, retrieved).sum())(x_adv)
+            x_adv = x_adv + size * ball.steepest(gradient)
             return jnp.clip(x + ball.project(x_adv - x), 0.0, 1.0)
 
         def lower(best, x_adv):
@@ -92,19 +150,23 @@ def _pgd(key, model, x, y, eps, size, temperature, loss, *, norm, steps, restart
             sample = jax.vmap(lambda k: ball.sample(jax.random.fold_in(k, number), (1, *x.shape[1:])))
             x_adv = jnp.clip(x + sample(keys)[:, 0], 0.0, 1.0)
 
-            def period(carry, first):
+            def climb(carry, first):
                 best, x_adv = carry
-                references = None if loss is not None else model.references(x_adv, count)
-                last = jnp.minimum(first + refresh, steps)
-                x_adv = lax.fori_loop(first, last, lambda _, z: ascend(z, references), x_adv)
+                retrieved = retrieve(keys, x_adv, y) if refresh else at_first
+                last = jnp.minimum(first + period, steps)
+                x_adv = lax.fori_loop(first, last, lambda _, z: step(z, retrieved), x_adv)
                 return (lower(best, x_adv), x_adv), None
 
-            return lax.scan(period, (best, x_adv), jnp.arange(0, steps, refresh))[0][0], None
+            return lax.scan(climb, (best, x_adv), jnp.arange(0, steps, period))[0][0], None
 
-        start = (x, model.margin(x, y))
-        return lax.scan(restart, start, jnp.arange(restarts))[0][0]
+        return lax.scan(restart, (x, model.margin(x, y)), jnp.arange(restarts))[0][0]
 
-    tile = outcome.batch_size(model, x, count)
-    image = in_tiles(batch, tile)(jnp.arange(len(x)), x, y)
-    searches = -(-steps // refresh) * restarts * (1 if loss is not None else 2)
-    return outcome.judge(model, x, y, image, norm, steps * restarts, searches + 1)
+    held = jax.eval_shape(
+        lambda k, x, y: retrieve(outcome.keys(k, jnp.arange(1)), x, y), key, x[:1], y[:1]
+    )
+    image = in_tiles(batch, outcome.fitting(held))(jnp.arange(len(x)), x, y)
+    periods = -(-steps // period) * restarts
+    retrievals = periods if refresh else 1
+    return outcome.judge(
+        model, x, y, image, norm, steps * restarts, periods + searches * retrievals + 1
+    )
