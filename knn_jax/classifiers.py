@@ -155,6 +155,7 @@ def knn(
     labels: Int[Array, " row"],
     *,
     k: int = 75,
+    metric: losses.Metric = "l2",
     names: Sequence[str] = (),
     track: Callable[[range], Iterable[int]] = iter,
 ) -> KNN:
@@ -163,14 +164,17 @@ def knn(
     `features` maps images to (batch, dim); a sequence of such functions makes several taps, whose
     votes are added (paper 1, section 2.3). Give a function with parameters as
     `jax.tree_util.Partial(function, parameters)`: they then stay arguments of compiled programs
-    instead of constants in them. `names` of the taps are used in errors; `track` wraps the range of
-    batches, for a progress bar.
+    instead of constants in them. By the `metric` cosine features are divided by their length first:
+    distances of unit vectors have its order. `names` of the taps are used in errors; `track` wraps the
+    range of batches, for a progress bar.
 
     Raises ValueError for images outside [0, 1] or not (row, height, width, channel), labels out of
     range or a class without rows, a k the bank cannot answer, and features that are not finite.
     """
     functions = tuple(features) if isinstance(features, Sequence) else (features,)
     functions = tuple(f if isinstance(f, Partial) else Partial(f) for f in functions)
+    if metric == "cosine":
+        functions = tuple(Partial(_unit, function) for function in functions)
     names = tuple(names) or tuple(f"tap {i}" for i in range(len(functions)))
     if not functions or len(names) != len(functions):
         raise ValueError(f"{len(names)} names for {len(functions)} taps: give one name to each tap")
@@ -237,6 +241,10 @@ def _banks(functions, images, track):
     batches = range(0, len(images), BATCH)
     parts = [_features(functions, images[i : i + BATCH]) for i in track(batches)]
     return tuple(jnp.concatenate(bank) for bank in zip(*parts, strict=True))
+
+
+def _unit(function, x):
+    return losses.unit(function(x))
 
 
 @jax.jit

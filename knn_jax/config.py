@@ -38,11 +38,17 @@ class Net:
         "digits_lipschitz",
         "digits_resnet",
         "cifar10_resnet",
+        "digits_vgg",
+        "mnist_vgg",
+        "cifar10_vgg",
+        "digits_resnet18",
+        "imagenette_resnet18",
         "pixels",
     ] = "digits"
     """`mnist`: paper 1's trunk; `digits`: a small one; both also as the encoder of a (variational)
-    autoencoder, and with 1-Lipschitz layers; `cifar10_resnet`: paper 1's residual network, and a small
-    one for digits; `pixels`: the image itself, not trained."""
+    autoencoder, and with 1-Lipschitz layers; `cifar10_resnet`: paper 1's residual network;
+    `cifar10_vgg` and `imagenette_resnet18`: paper 4's; `mnist_vgg`: a small one; for digits one of
+    each; `pixels`: the image itself, not trained."""
     sweeps: int = 12
     """Of the 1-Lipschitz layers towards isometries; 0: only divided by a bound of their norm."""
     weights: str = ""
@@ -104,6 +110,8 @@ class Classifier:
 
     layers: tuple[str, ...] = ("relu3",)
     """Taps that are searched; the votes of several are added."""
+    metric: Literal["l2", "cosine"] = "l2"
+    """Of the search; `cosine` divides features by their length first."""
     k: int = 75
     """Neighbours that vote."""
     bank_rows: int = 0
@@ -116,8 +124,11 @@ class Attack:
 
     images: int = 200
     """Test images, from the first."""
-    names: tuple[Literal["minimum_norm", "guided", "hinged", "boundary"], ...] = ("minimum_norm",)
-    """`guided`: paper 1's, `hinged`: its successor, `boundary`: by the vote alone; these in L2 only."""
+    names: tuple[
+        Literal["minimum_norm", "guided", "hinged", "boundary", "pgd", "ask", "dknn", "adv_knn"], ...
+    ] = ("minimum_norm",)
+    """`guided`: paper 1's, `hinged`: its successor, `boundary`: by the vote alone; these in L2 only.
+    `pgd`, and paper 4's `ask` with its baselines `dknn` and `adv_knn`: in the ball of each radius."""
     norms: tuple[Literal["l2", "linf"], ...] = ("l2",)
     """Each attack is run in each that it has."""
     steps: int = 60
@@ -138,6 +149,44 @@ class Attack:
     """Images between saves: what an interruption loses at most."""
     seed: int = 0
     """Of the noise."""
+
+
+@dataclass(frozen=True)
+class Ball:
+    """The attacks that are run in a ball of each radius."""
+
+    steps: int = 20
+    """Gradient steps of each."""
+    step_size: float = 0.25
+    """Length of a step, in radii."""
+    restarts: int = 1
+    """From points drawn in the ball; the best counts."""
+    trials: int = 1
+    """How often all is done anew; more than one give means with 95% intervals."""
+    refresh: int = 5
+    """Steps of pgd between retrievals."""
+    refresh_ask: int = 0
+    """Steps of ask between retrievals; 0: its references are those of the clean image."""
+    metric: Literal["cosine", "l2"] = "cosine"
+    """Similarity that ask and dknn count with."""
+    temperature: float = 0.03
+    """Of ask."""
+    tune: int = 0
+    """Test images on which ask first chooses its temperature and the weights of layers; 0: none."""
+    layers: tuple[str, ...] = ()
+    """Layers that ask attacks instead of classifier.layers."""
+    k: int = 0
+    """Nearest rows of the own class that ask counts; 0: classifier.k."""
+    others: int = 0
+    """Of each other class; 0: as many."""
+    targeted: bool = False
+    """Whether ask goes for the class nearest on average."""
+    drawn: bool = False
+    """Whether ask draws rows of other classes at random."""
+    slope: float = 4.0
+    """Of dknn's sigmoid."""
+    epochs: int = 100
+    """Of the network that imitates the vote for adv_knn."""
 
 
 @dataclass(frozen=True)
@@ -183,11 +232,12 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     classifier: Classifier = field(default_factory=Classifier)
     attack: Attack = field(default_factory=Attack)
+    ball: Ball = field(default_factory=Ball)
     certify: Certify = field(default_factory=Certify)
     analyze: Analyze = field(default_factory=Analyze)
     reported: dict[str, dict[str, float]] = field(default_factory=dict)
-    """The paper's own figures, by classifier.layers (joined by +): clean_acc; of its attack mean_l2 and
-    acc_l2_1 (accuracy within 1, ...); of its certificate mean_radius and cert_1."""
+    """The paper's own figures, by classifier.layers (joined by +): clean_acc; of its attack mean_l2,
+    acc_l2_1 (accuracy within 1, ...) and acc_linf_0.1; of its certificate mean_radius and cert_1."""
 
     def asdict(self) -> dict:
         """As JSON has it: tuples are lists."""

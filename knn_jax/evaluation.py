@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ class Defended(NamedTuple):
     model: classifiers.KNN
     lipschitz: float
     fingerprint: str  # of bank and labels
+    net: Any = None  # with its variables
 
 
 class Outcome(NamedTuple):
@@ -45,6 +47,7 @@ class Outcome(NamedTuple):
     compile_seconds: float
 
 
+L2_ONLY = ("guided", "hinged", "boundary")
 Attacked = dict[tuple[str, balls.Norm], Outcome]  # by attack and norm
 
 
@@ -78,7 +81,7 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     variables = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
     if not recipe.classifier.layers:
         raise ValueError("classifier.layers is empty: name at least one")
-    nets.features(net, variables, recipe.classifier.layers, shape)
+    nets.features(net, variables, (*recipe.classifier.layers, *recipe.ball.layers), shape)
     rows = recipe.classifier.bank_rows or len(dataset.train.labels)
     rows = min(rows, len(dataset.train.labels))
     if not 1 <= recipe.classifier.k <= rows:
@@ -88,8 +91,10 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
         raise ValueError(
             f"no row of class {missing[0]} in a bank of {rows} rows: every class needs one"
         )
-    if len(recipe.classifier.layers) > 1 and not recipe.attack.norms:
-        raise ValueError("attack.norms is empty and certificates cover one of classifier.layers only")
+    if len(recipe.classifier.layers) > 1 and not pairs(recipe.attack):
+        raise ValueError("nothing is attacked, and certificates cover one of classifier.layers only")
+    if recipe.certify.exact and recipe.classifier.metric != "l2":
+        raise ValueError("certify.exact is for classifier.metric=l2: certificates are of distances")
     if recipe.certify.exact and recipe.classifier.k != 1:
         raise ValueError(f"certify.exact is for classifier.k=1, and it is {recipe.classifier.k}")
     for field, value in (
@@ -115,21 +120,31 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
 def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
     """Trains or loads the network and fits the bank."""
     net, variables = network(recipe, dataset, folder)
-    rows = recipe.classifier.bank_rows or len(dataset.train.labels)
-    images = dataset.train.floats(0, rows)
-    model = classifiers.knn(
-        nets.features(net, variables, recipe.classifier.layers, (1, *images.shape[1:])),
-        jnp.asarray(images),
-        jnp.asarray(dataset.train.labels[:rows]),
-        k=recipe.classifier.k,
-        names=recipe.classifier.layers,
-        track=lambda batches: progress.track(batches, "fitting the bank"),
-    )
+    model = bank(recipe, (net, variables), dataset, recipe.classifier.layers)
     digest = hashlib.blake2b(digest_size=8)
     for array in (*model.banks, model.labels, dataset.test.labels, dataset.test.images[:1000]):
         digest.update(np.ascontiguousarray(array).data)
-    lipschitz = net.lipschitz(variables, recipe.classifier.layers[0])
-    return Defended(dataset, model, lipschitz, digest.hexdigest())
+    lipschitz = math.inf
+    if recipe.classifier.metric == "l2":
+        lipschitz = net.lipschitz(variables, recipe.classifier.layers[0])
+    return Defended(dataset, model, lipschitz, digest.hexdigest(), (net, variables))
+
+
+def bank(
+    recipe: Config, net: tuple[Any, Any], dataset: data.Dataset, layers: tuple[str, ...]
+) -> classifiers.KNN:
+    """The classifier on some layers of a net, given with its variables."""
+    rows = recipe.classifier.bank_rows or len(dataset.train.labels)
+    images = dataset.train.floats(0, rows)
+    return classifiers.knn(
+        nets.features(*net, layers, (1, *images.shape[1:])),
+        jnp.asarray(images),
+        jnp.asarray(dataset.train.labels[:rows]),
+        k=recipe.classifier.k,
+        metric=recipe.classifier.metric,
+        names=layers,
+        track=lambda batches: progress.track(batches, "fitting the bank"),
+    )
 
 
 def predict(recipe: Config, defended: Defended, folder: Path) -> np.ndarray:
@@ -152,7 +167,7 @@ def pairs(knobs: config.Attack) -> list[tuple[str, balls.Norm]]:
         (name, norm)
         for name in knobs.names
         for norm in knobs.norms
-        if norm == "l2" or name == "minimum_norm"
+        if norm == "l2" or name not in L2_ONLY
     ]
 
 
@@ -209,7 +224,8 @@ def worst(outcomes: Sequence[Outcome]) -> Outcome:
         return np.stack(full)
 
     least = each("norm", np.inf).argmin(0)
-    arrays = {name: each(name, 0)[least, np.arange(images)] for name in outcomes[0].arrays}
+    names = set.intersection(*(set(outcome.arrays) for outcome in outcomes))
+    arrays = {name: each(name, 0)[least, np.arange(images)] for name in sorted(names)}
     arrays["gradients"] = each("gradients", 0).sum(0)
     seconds, compiling = sum(o.seconds for o in outcomes), sum(o.compile_seconds for o in outcomes)
     return Outcome(arrays, seconds, compiling)
@@ -251,6 +267,7 @@ class Chunks:
         split: data.Split | None = None,
     ):
         self.defended, self.size, self.seed = defended, min(chunk, images), seed
+        self.model: Any = defended.model  # what is computed with
         self.split = split or defended.dataset.test
         identity = json.dumps([settings, defended.fingerprint, defended.model.k, jax.__version__])
         digest = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
@@ -293,4 +310,4 @@ class Chunks:
         split = self.split
         arrays = split.floats(first, first + count), split.labels[first : first + count]
         x, y = (np.resize(array, (self.size, *array.shape[1:])) for array in arrays)
-        return self.defended.model, jax.random.fold_in(jax.random.key(self.seed), first), x, y
+        return self.model, jax.random.fold_in(jax.random.key(self.seed), first), x, y

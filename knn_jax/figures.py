@@ -24,8 +24,8 @@ def _png(figure: Any) -> bytes:
 
 
 def curve(report, attacked, certified, correct) -> bytes:
-    """Accuracy against the L2 (and Linf) norm: what attacks leave and what is certified."""
-    norms = list(dict.fromkeys(["l2", *(norm for _, norm in attacked)]))
+    """Accuracy against the norm: what attacks leave and what is certified."""
+    norms = list(dict.fromkeys([*(["l2"] if certified else []), *(norm for _, norm in attacked)]))
     figure, axes = plt.subplots(
         1, len(norms), figsize=(6.4 * len(norms), 4), squeeze=False, layout="constrained"
     )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from knn_jax import data, diagnosis, evaluation, progress, report, workdir
+from knn_jax import data, diagnosis, evaluation, fixed, progress, report, workdir
 from knn_jax.config import Config
 
 
@@ -20,15 +20,25 @@ def attack(recipe: Config, path: str) -> None:
 
 def certify(recipe: Config, path: str) -> None:
     """Certifies only; attacks made before with this recipe stay in the report."""
-    if len(recipe.classifier.layers) > 1:
-        raise ValueError(f"certificates cover one layer: classifier.layers={recipe.classifier.layers}")
+    if not certifiable(recipe):
+        knobs = recipe.classifier
+        raise ValueError(
+            f"certificates cover one layer by l2: classifier.layers={knobs.layers}, "
+            f"metric={knobs.metric!r}"
+        )
     _evaluate(recipe, path, run=False)
+
+
+def certifiable(recipe: Config) -> bool:
+    """Whether certificates cover the classifier: distances in one layer."""
+    return len(recipe.classifier.layers) == 1 and recipe.classifier.metric == "l2"
 
 
 def _open(recipe: Config, path: str) -> tuple[data.Dataset, Path]:
     """Everything that can be wrong with a recipe is found here, before the long work."""
     dataset = data.load(recipe.data, progress.track)
     evaluation.check(recipe, dataset)
+    fixed.check(recipe)
     diagnosis.check(recipe, dataset)
     return dataset, workdir.claim(path, recipe)
 
@@ -37,13 +47,13 @@ def _evaluate(recipe: Config, path: str, *, run: bool) -> None:
     dataset, folder = _open(recipe, path)
     defended = evaluation.defend(recipe, dataset, folder)
     clean = evaluation.predict(recipe, defended, folder)
-    outcomes = (
-        (pair, evaluation.attack(recipe, defended, *pair, folder, run=run))
-        for pair in evaluation.pairs(recipe.attack)
-    )
+    outcomes = []
+    for pair in evaluation.pairs(recipe.attack):
+        attack = fixed.attack if pair[0] in fixed.NAMES else evaluation.attack
+        outcomes.append((pair, attack(recipe, defended, *pair, folder, run=run)))
     attacked = {pair: outcome for pair, outcome in outcomes if outcome}
     certified = {}
-    if len(recipe.classifier.layers) == 1:
+    if certifiable(recipe):
         names = ("margin", "voronoi", *(["exact"] if recipe.certify.exact else []))
         certified = {name: evaluation.certify(recipe, defended, name, folder) for name in names}
     found = diagnosis.diagnose(recipe, defended, attacked, folder)

@@ -38,7 +38,7 @@ def similarity(
     """
     if metric == "cosine":
         shared = "bd,cnd->bcn" if references.ndim == 3 else "bd,bcnd->bcn"
-        return jnp.einsum(shared, _unit(features), _unit(references))
+        return jnp.einsum(shared, unit(features), unit(references))
     references = references.reshape(-1, *references.shape[-3:])
     squared = jnp.sum(jnp.square(features[:, None, None] - references), -1)
     return -jnp.sqrt(jnp.maximum(squared, TINY))
@@ -110,8 +110,8 @@ def nearest(
     return jnp.where(jnp.isinf(own), 0.0, own), rival
 
 
-def _unit(features):
-    """Divided by their length; zeros stay zeros, and so does their gradient."""
+def unit(features: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+    """Divided by their length; zeros stay zeros."""
     return features * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(features), -1, keepdims=True), TINY))
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 COLUMNS = ("", "norm", "n", "success", "mean", "median", "accuracy within radius", "seconds")
 
+PAPERS = ("guided", "ask", "dknn", "adv_knn")  # attacks of papers, not our strongest
 FIGURES = ("", "", "n", "clean", "mean", "accuracy within radius")
 
 
@@ -29,7 +30,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
     def row(name, entry, success, mean, median, accuracies):
         numbers = ("" if v is None else f"{v:.3f}" for v in (success, mean, median))
-        within = "  ".join(f"{radius}: {value:.3f}" for radius, value in accuracies.items())
+        within = "  ".join(f"{float(radius):.4g}: {value:.3f}" for radius, value in accuracies.items())
         return name, entry["norm"], str(entry["n"]), *numbers, within, f"{entry['seconds']:.1f}"
 
     attacks = (
@@ -79,24 +80,27 @@ def columns(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
     def line(what, n, clean, mean, accuracies):
         mean = "" if mean is None else f"{mean:.3f}"
-        within = "  ".join(f"{float(r):g}: {value:.3f}" for r, value in accuracies.items())
+        within = "  ".join(f"{float(r):.4g}: {value:.3f}" for r, value in accuracies.items())
         return name, what, str(n), clean, mean, within
 
     def reported(what, mean, prefix):
         accuracies = {k.removeprefix(prefix): v for k, v in told.items() if k.startswith(prefix)}
         own = f"{told['clean_acc']:.4f}" if "clean_acc" in told else ""
-        return [line(what, "", own, told.get(mean), accuracies)] if mean in told else []
+        there = mean in told or accuracies
+        return [line(what, "", own, told.get(mean), accuracies)] if there else []
 
     def found(what, entry):
         norm = "" if entry["norm"] == "l2" else f", {entry['norm']}"
         return line(f"{what}{norm}", entry["n"], clean, entry["mean_norm"], entry["robust_acc"])
 
-    ours = [entry for entry in report["attacks"] if entry["name"] != "guided"]
+    papers = [entry for entry in report["attacks"] if entry["name"] in PAPERS]
+    ours = [entry for entry in report["attacks"] if entry["name"] not in PAPERS]
     strongest = {entry["norm"]: entry for entry in ours}  # the least of all comes last
     proven = report["certificates"][-1:]  # and so does the strongest certificate
     return [
         *reported("reported", "mean_l2", "acc_l2_"),
-        *(found("reproduced", a) for a in report["attacks"] if a["name"] == "guided"),
+        *reported("reported, linf", "mean_linf", "acc_linf_"),
+        *(found(f"reproduced, {entry['name']}", entry) for entry in papers),
         *(found("adaptive", entry) for entry in strongest.values()),
         *reported("reported, certified", "mean_radius", "cert_"),
         *(

@@ -82,7 +82,7 @@ def summary(
         "dataset": recipe.data.name,
         "architecture": recipe.net.name,
         "layer": layers,
-        "metric": "l2",
+        "metric": recipe.classifier.metric,
         "k": model.k,
         "bank_rows": len(model.labels),
         "fingerprint": defended.fingerprint,
@@ -145,7 +145,24 @@ def _attack(
         "gradients": int(arrays["gradients"].max()),
         "seconds": round(outcome.seconds, 3),
         "compile_seconds": round(outcome.compile_seconds, 3),
+        **_trials(arrays, radii, correct[:n]),
     }
+
+
+def _trials(arrays: dict[str, np.ndarray], radii, correct) -> dict[str, Any]:
+    """Of an attack in balls: what ask chose, and over several trials the mean accuracy and how far its
+    95% interval reaches."""
+    found: dict[str, Any] = {
+        name: arrays[name][0].tolist() for name in ("temperature", "weights") if name in arrays
+    }
+    trials = arrays.get("trials", np.zeros((0, 1)))
+    count = trials.shape[1]
+    if count > 1:
+        accuracy = {str(r): np.mean(correct[:, None] & (trials > r), 0) for r in radii}
+        found["trials"] = count
+        found["mean_acc"] = {r: float(a.mean()) for r, a in accuracy.items()}
+        found["interval"] = {r: float(1.96 * a.std(ddof=1) / count**0.5) for r, a in accuracy.items()}
+    return found
 
 
 def _certificate(recipe: Config, name: str, outcome: Outcome, correct: np.ndarray) -> dict[str, Any]:

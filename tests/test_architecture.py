@@ -28,6 +28,7 @@ LEVELS = {
     "training": 4,
     "evaluation": 4,
     "diagnosis": 4,
+    "fixed": 4,
     "compare": 4,
     "report": 4,
     "pages": 4,

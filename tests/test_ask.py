@@ -82,6 +82,16 @@ def test_similarity_by_hand():
         assert jnp.isfinite(gradient(jnp.zeros((1, 2)))).all()
 
 
+def test_a_classifier_by_the_cosine_is_that_of_directions():
+    images, labels = points(30)
+    x, _ = points(10, seed=7)
+    cosine = classifiers.knn(flat, images, labels, k=3, metric="cosine")
+    bank, query = (np.asarray(flat(a), np.float64) for a in (images, x))
+    alike = query @ bank.T / np.linalg.norm(query, axis=1)[:, None] / np.linalg.norm(bank, axis=1)
+    nearest = np.asarray(labels)[np.argsort(-alike, 1)[:, :3]]
+    np.testing.assert_array_equal(cosine.votes(x), np.eye(3, dtype=int)[nearest].sum(1))
+
+
 def test_ask_loss_by_hand():
     """Two classes, of masses 2 and 1, then 5 and 2; and with references that are not there."""
     alike = jnp.log(jnp.array([[[1.0, 4.0], [1.0, 1.0]]]))

@@ -54,10 +54,11 @@ def test_asdict_goes_through_json_unchanged(recipe):
 def test_every_knob_is_in_the_dict(recipe, section):
     for field in dataclasses.fields(section.type):
         value = getattr(getattr(recipe, section.name), field.name)
-        other = (value[0], value[0]) if value and isinstance(value, tuple) else (1,)
-        if isinstance(value, bool):
+        if isinstance(value, tuple):
+            other = value * 2 or (typing.get_args(field.type)[0](1),)
+        elif isinstance(value, bool):
             other = not value
-        elif not isinstance(value, tuple):
+        else:
             choices = [c for c in typing.get_args(field.type) if c != value]
             other = (choices or ["mnist"])[0] if isinstance(value, str) else value + 1
         changed = dataclasses.replace(getattr(recipe, section.name), **{field.name: other})

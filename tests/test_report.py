@@ -194,7 +194,14 @@ def test_what_was_reported_reproduced_found_and_certified_stands_side_by_side(de
     name = "by <hand>, 1-NN on pixels"
     assert lines == [
         (name, "reported", "", "", "2.105", "1: 0.910"),
-        (name, "reproduced", "2", "0.8000", "2.500", "0.5: 1.000  0.75: 1.000  1: 1.000  5: 0.000"),
+        (
+            name,
+            "reproduced, guided",
+            "2",
+            "0.8000",
+            "2.500",
+            "0.5: 1.000  0.75: 1.000  1: 1.000  5: 0.000",
+        ),
         (name, "adaptive", "5", "0.8000", "1.167", "0.5: 0.600  0.75: 0.600  1: 0.400  5: 0.200"),
         (name, "adaptive, linf", "5", "0.8000", "1.167", "0.5: 0.600  2: 0.200"),
         (

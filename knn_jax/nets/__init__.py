@@ -15,7 +15,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from knn_jax import config
-from knn_jax.nets import autoencoder, lipschitz, preact_resnet, trunk
+from knn_jax.nets import autoencoder, lipschitz, preact_resnet, resnet, trunk, vgg
 
 
 class Pixels(nn.Module):
@@ -36,6 +36,11 @@ def build(knobs: config.Net, classes: int) -> Any:
     if knobs.name == "pixels":
         return Pixels()
     size, _, kind = knobs.name.partition("_")
+    if kind == "vgg":
+        blocks, hidden = vgg.SIZES[size]
+        return vgg.VGG(blocks, hidden, classes)
+    if kind == "resnet18":
+        return resnet.ResNet(resnet.SIZES[size], classes)
     if kind == "resnet":
         stages, mean, std = preact_resnet.SIZES[size]
         return preact_resnet.PreActResNet(stages, classes, mean, std)

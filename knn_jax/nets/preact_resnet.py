@@ -4,8 +4,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 
+from knn_jax.nets.normalised import convolution, normalise, scale
 from knn_jax.nets.trunk import linear, spectral
 
 # Of each size: (blocks, channels) of the stages, mean and deviation of the channels of its images. The
@@ -18,8 +18,6 @@ SIZES = {
     ),
     "digits": (((1, 8), (1, 16)), (0.305,), (0.376,)),
 }
-UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's, as they had it
-EPSILON = 1e-5  # added to variances
 
 
 class PreActResNet(nn.Module):
@@ -39,7 +37,7 @@ class PreActResNet(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         mean, std = (jnp.array(value, x.dtype).reshape(1, 1, 1, -1) for value in (self.mean, self.std))
-        x, taps = convolution(self.stages[0][1], 3, 1, "conv1")((x - mean) / std), {}
+        x, taps = convolution((x - mean) / std, self.stages[0][1], 3, 1, "conv1"), {}
         for tap, name, channels, stride in self._blocks():
             x = Block(channels, stride, name=name)(x, train)
             taps[tap] = x.reshape(len(x), -1)  # the last of a stage stays
@@ -80,37 +78,21 @@ class Block(nn.Module):
     def __call__(self, x, train=False):
         active = activation(x, train, "norm1")
         if self.stride > 1 or x.shape[-1] != self.channels:
-            x = convolution(self.channels, 1, self.stride, "shortcut")(active)
-        out = convolution(self.channels, 3, self.stride, "conv1")(active)
-        return x + convolution(self.channels, 3, 1, "conv2")(activation(out, train, "norm2"))
-
-
-def convolution(channels: int, size: int, stride: int, name: str):
-    """Inside a module: a convolution without bias, padded to the size of its input over `stride`."""
-    sides, strides = ((size // 2, size // 2),) * 2, (stride, stride)
-    return nn.Conv(
-        channels, (size, size), strides, sides, use_bias=False, kernel_init=UNIFORM, name=name
-    )
+            x = convolution(active, self.channels, 1, self.stride, "shortcut")
+        out = convolution(active, self.channels, 3, self.stride, "conv1")
+        return x + convolution(activation(out, train, "norm2"), self.channels, 3, 1, "conv2")
 
 
 def activation(x, train, name: str):
-    """Inside a module: normalised over the batch or by running statistics, and cut at 0."""
-    mask = None if train is False else jnp.broadcast_to(train, len(x)).reshape(-1, 1, 1, 1)
-    norm = nn.BatchNorm(momentum=0.9, epsilon=EPSILON, name=name)
-    return nn.relu(norm(x, use_running_average=train is False, mask=mask))
+    """Inside a module: normalised and cut at 0."""
+    return nn.relu(normalise(x, train, name))
 
 
 def _bound(params, statistics, stride: int) -> float:
     """The Lipschitz constant of a block; a pixel enters ceil(3 / stride) windows of 3 along a side."""
     around = 1.0
-    norm1, norm2 = (_scale(params[name], statistics[name]) for name in ("norm1", "norm2"))
+    norm1, norm2 = (scale(params[name], statistics[name]) for name in ("norm1", "norm2"))
     if "shortcut" in params:
         around = norm1 * spectral(params["shortcut"]["kernel"])
     first = norm1 * spectral(params["conv1"]["kernel"]) * -(-3 // stride)
     return around + first * norm2 * spectral(params["conv2"]["kernel"]) * 3
-
-
-def _scale(params, statistics) -> float:
-    """What normalising multiplies a distance by at most, rounded up."""
-    scale, variance = (np.asarray(a, np.float64) for a in (params["scale"], statistics["var"]))
-    return float(np.max(np.abs(scale) / np.sqrt(variance + EPSILON))) * (1 + 1e-6)

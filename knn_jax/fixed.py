@@ -1,0 +1,156 @@
+"""Attacks at fixed radii on a trained classifier, chunk by chunk."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from knn_jax import attacks, balls, classifiers, config, progress
+from knn_jax.config import Config
+from knn_jax.evaluation import Chunks, Defended, Outcome, bank
+
+NAMES = ("pgd", "ask", "dknn", "adv_knn")
+
+
+def check(recipe: Config) -> None:
+    """Raises ValueError for numbers that are too small."""
+    knobs = recipe.ball
+    numbers: dict[str, float] = {
+        "step_size": knobs.step_size,
+        "temperature": knobs.temperature,
+        "slope": knobs.slope,
+    }
+    counts = ("steps", "restarts", "trials", "epochs")
+    for name, value in (numbers | {name: getattr(knobs, name) for name in counts}).items():
+        if not value > 0:
+            raise ValueError(f"ball.{name}={value}: it must be above 0")
+    for name in ("refresh", "refresh_ask", "tune", "k", "others"):
+        if getattr(knobs, name) < 0:
+            raise ValueError(f"ball.{name}={getattr(knobs, name)}: it must not be below 0")
+    if knobs.tune > recipe.attack.images:
+        raise ValueError(f"ball.tune={knobs.tune}: attack.images are {recipe.attack.images}")
+
+
+def attack(
+    recipe: Config, defended: Defended, name: str, norm: balls.Norm, folder: Path, *, run: bool = True
+) -> Outcome | None:
+    """An attack in the ball of each of the recipe's radii, on the first test images.
+
+    `norm` is the least perturbation found in any of them, `success` whether there is one, and so on, of
+    the first trial; `trials` has each trial's norms. Without `run`, what earlier runs left in the
+    folder; None if that is not all of it.
+    """
+    knobs, inside = recipe.attack, recipe.ball
+    radii = jnp.asarray(knobs.radii if norm == "l2" else knobs.radii_linf, jnp.float32)
+    own = {"norm": norm, "steps": inside.steps, "restarts": inside.restarts}
+    settings = [name, norm, dataclasses.asdict(inside), radii.tolist(), knobs.chunk, knobs.seed]
+    images = knobs.baseline_images or knobs.images
+    chunks = Chunks(settings, defended, images, knobs.chunk, knobs.seed, folder)
+    if not chunks.complete():
+        if not run:
+            return None
+        chunks.model = _Given(defended.model, *_prepared(recipe, defended, name, norm))
+
+    def method(key, given, x, y, eps):
+        size = {"step_size": inside.step_size * eps}
+        match name:
+            case "pgd":
+                return attacks.pgd(
+                    key, given.model, x, y, eps=eps, refresh=inside.refresh, **own, **size
+                )
+            case "dknn":
+                extra = {"slope": inside.slope, "metric": inside.metric}
+                return attacks.dknn(key, given.model, x, y, eps=eps, **extra, **own, **size)
+            case "adv_knn":
+                imitation = given.source
+                return attacks.adv_knn(
+                    key, given.model, x, y, imitation=imitation, eps=eps, **own, **size
+                )
+        extra = _ask(inside) | {"temperature": given.temperature, "weights": given.weights}
+        return attacks.ask(key, given.model, x, y, source=given.source, eps=eps, **extra, **own, **size)
+
+    def one(given, key, x, y):
+        def trial(key):
+            def ball(eps):
+                found = method(key, given, x, y, eps)
+                # A norm above eps by rounding would count as outside.
+                return found.image, jnp.minimum(found.norm, jnp.where(found.success, eps, jnp.inf))
+
+            image, norms = lax.map(ball, radii)
+            least = norms.argmin(0)
+            chosen = jnp.take_along_axis(image, least.reshape(1, -1, 1, 1, 1), 0)[0]
+            return chosen, norms.min(0)
+
+        images, norms = lax.map(trial, jax.random.split(key, inside.trials))
+        image, length = images[0], norms[0]
+        true = jax.nn.one_hot(y, given.model.classes, dtype=jnp.int32)
+        success = jnp.isfinite(length)
+        gradients = len(radii) * inside.steps * inside.restarts
+        found = {
+            "image": image,
+            "norm": length,
+            "success": success,
+            "gradients": jnp.full(len(y), gradients),
+            "l2": jnp.where(success, balls.l2(0.0).norm(image - x), jnp.inf),
+            "adversarial": jnp.argmax(2 * given.model.votes(image) - true, 1),  # a tie: against y
+            "trials": norms.T,
+        }
+        if name == "ask":
+            for knob in ("temperature", "weights"):
+                value = getattr(given, knob)
+                found[knob] = jnp.broadcast_to(value[None], (len(y), *value.shape))
+        return found
+
+    return chunks.outcome(one, f"{name} {norm}")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Given:
+    """What an attack is given, as arguments of its program."""
+
+    model: classifiers.KNN
+    source: Any  # what ask attacks, or the imitation that adv_knn does
+    temperature: Any
+    weights: Any
+
+
+def _ask(inside: config.Ball) -> dict[str, Any]:
+    """The settings of ask that are not searched."""
+    return {
+        "refresh": inside.refresh_ask,
+        "k": inside.k or None,
+        "others": inside.others or inside.k or None,
+        "metric": inside.metric,
+        "targeted": inside.targeted,
+        "drawn": inside.drawn,
+    }
+
+
+def _prepared(recipe: Config, defended: Defended, name: str, norm: balls.Norm) -> tuple:
+    """The source, and ask's temperatures and weights."""
+    inside, model, key = recipe.ball, defended.model, jax.random.key(recipe.attack.seed)
+    if name == "adv_knn":
+        progress.say(f"imitating the vote for {inside.epochs} epochs")
+        return attacks.imitate(key, model, epochs=inside.epochs), None, None
+    if name != "ask":
+        return None, None, None
+    source = model
+    if inside.layers and inside.layers != recipe.classifier.layers:
+        source = bank(recipe, defended.net, defended.dataset, inside.layers)
+    taps = len(source.features)
+    if not inside.tune:
+        return source, jnp.full(taps, inside.temperature), jnp.full(taps, 1 / taps)
+    progress.say(f"choosing ask's temperature and weights on {inside.tune} images")
+    radii = recipe.attack.radii if norm == "l2" else recipe.attack.radii_linf
+    test, eps = defended.dataset.test, radii[len(radii) // 2]
+    x, y = jnp.asarray(test.floats(0, inside.tune)), jnp.asarray(test.labels[: inside.tune])
+    settings = {"norm": norm, "steps": inside.steps, "step_size": inside.step_size * eps}
+    temperature, weights = attacks.tune(
+        key, model, x, y, source=source, eps=eps, **settings, **_ask(inside)
+    )
+    progress.say(f"temperature {temperature.tolist()}, weights {weights.tolist()}")
+    return source, temperature, weights

@@ -1,0 +1,40 @@
+"""What networks with batch normalisation are made of."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from knn_jax.nets.convolution import torch_uniform
+
+UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's, as they had it
+EPSILON = 1e-5  # added to variances
+
+
+def convolution(x, channels: int, size: int, stride: int, name: str, *, bias: bool = False):
+    """Inside a module: a convolution padded to the size of its input over `stride`."""
+    sides, strides = ((size // 2, size // 2),) * 2, (stride, stride)
+    init = torch_uniform(size**2 * x.shape[-1])
+    return nn.Conv(
+        *(channels, (size, size), strides, sides),
+        use_bias=bias,
+        kernel_init=UNIFORM,
+        bias_init=init,
+        name=name,
+    )(x)
+
+
+def normalise(x, train, name: str):
+    """Inside a module: over the batch, or by running statistics where `train` is False.
+
+    Otherwise it is True, or a mask (batch,) of the examples that count; the running statistics are
+    then moved by a tenth (the variance as that of the batch, where PyTorch takes n / (n - 1) of it).
+    """
+    mask = None if train is False else jnp.broadcast_to(train, len(x)).reshape(-1, 1, 1, 1)
+    norm = nn.BatchNorm(momentum=0.9, epsilon=EPSILON, name=name)
+    return norm(x, use_running_average=train is False, mask=mask)
+
+
+def scale(params, statistics) -> float:
+    """What normalising by running statistics multiplies a distance by at most, rounded up."""
+    factor, variance = (np.asarray(a, np.float64) for a in (params["scale"], statistics["var"]))
+    return float(np.max(np.abs(factor) / np.sqrt(variance + EPSILON))) * (1 + 1e-6)
