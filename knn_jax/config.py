@@ -68,10 +68,16 @@ class Defense:
         "autoencoder",
         "vae",
         "lipschitz",
+        "trades",
+        "ask",
     ] = "basic"
     """`basic`: cross-entropy; see `knn_jax.defenses` for the others."""
     weight: float = 1.0
-    """Of the loss that parts the classes beside the other: soft_neighbors, lipschitz."""
+    """Of the loss that parts the classes beside the other: soft_neighbors, lipschitz, ask."""
+    layers: tuple[str, ...] = ()
+    """Whose neighbours ask and soft_neighbors count, the latter by default in all but the last."""
+    temperature: float = 0.0
+    """Of these neighbours; 0: 0.1 of ask's cosine, 100 of soft_neighbors' squared distance."""
     apart: float = 4.0
     """Squared distance at which lipschitz parts classes no more."""
     adversary: Literal["none", "l2", "linf"] = "none"
@@ -82,12 +88,22 @@ class Defense:
     """Gradient steps of the adversary."""
     step_size: float = 0.1
     """Length of each, in its norm."""
+    generator: Literal["pgd", "trades"] = "pgd"
+    """What ask is added to, both with the adversary's eps, steps and step_size."""
+    beta: float = 6.0
+    """Of trades: how much it counts that perturbed images move the classes' shares."""
+    eps_ask: float = 0.0
+    """Radius of the ball in which ask's own images stay; 0: twice eps."""
+    references: int = 5
+    """Training images of each class that ask draws for each step."""
 
 
 @dataclass(frozen=True)
 class Optim:
-    """How the network is trained, by Adam."""
+    """How the network is trained."""
 
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """`sgd` has Nesterov's momentum of 0.9."""
     peak_lr: float = 1e-3
     """Learning rate before any drop."""
     batch_size: int = 128
@@ -97,7 +113,7 @@ class Optim:
     drops: tuple[int, ...] = ()
     """Epochs at which the learning rate falls to a tenth."""
     weight_decay: float = 0.0
-    """Times each parameter is added to its gradient, before Adam's scaling."""
+    """Times each parameter is added to its gradient, before the optimizer scales it."""
     augment: bool = False
     """Whether images are cropped, flipped, turned and brightened at random, see `knn_jax.augment`."""
     seed: int = 2019

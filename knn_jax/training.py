@@ -45,7 +45,10 @@ def train(
     rows = len(dataset.train.labels)
     per_epoch = -(-rows // knobs.batch_size)
     drops = {epoch * per_epoch: 0.1 for epoch in knobs.drops}
-    optimiser = optax.adam(optax.piecewise_constant_schedule(knobs.peak_lr, drops))
+    rate = optax.piecewise_constant_schedule(knobs.peak_lr, drops)
+    optimiser = (
+        optax.adam(rate) if knobs.optimizer == "adam" else optax.sgd(rate, momentum=0.9, nesterov=True)
+    )
     if knobs.weight_decay:
         optimiser = optax.chain(optax.add_decayed_weights(knobs.weight_decay), optimiser)
     image = dataset.train.floats(0, 1)
@@ -70,7 +73,9 @@ def train(
             )
         if done == total:
             return _fetched(state.variables)
-        step = jax.jit(_step(defense, optimiser, knobs), donate_argnums=0, out_shardings=everywhere)
+        draw = _draw(dataset.train.labels, defense.references) if defense.references else None
+        function = _step(defense, optimiser, knobs, draw)
+        step = jax.jit(function, donate_argnums=0, out_shardings=everywhere)
         images, labels = jax.device_put(tuple(map(np.asarray, dataset.train)), everywhere)
         order = np.zeros(0, np.int64)
         with progress.bar("training", total, done) as advance, _Stop() as stop:
@@ -108,7 +113,20 @@ def check(knobs: config.Optim) -> None:
         )
 
 
-def _step(defense: Defense, optimiser: optax.GradientTransformation, knobs: config.Optim):
+def _draw(labels: np.ndarray, count: int) -> Callable[..., jax.Array]:
+    """A function of a key: `count` rows of each class, (class, count)."""
+    order = np.argsort(labels, kind="stable")
+    rows = np.bincount(labels)
+    first = np.cumsum(rows) - rows
+
+    def draw(key):
+        place = jax.random.randint(key, (len(rows), count), 0, rows[:, None])
+        return jnp.asarray(order)[first[:, None] + place]
+
+    return draw
+
+
+def _step(defense: Defense, optimiser: optax.GradientTransformation, knobs: config.Optim, draw: Any):
     """One step; the last batch of an epoch is masked. Parameters descend, statistics are replaced."""
 
     def without(variables, key, batch):
@@ -116,16 +134,26 @@ def _step(defense: Defense, optimiser: optax.GradientTransformation, knobs: conf
 
     learn = defense.learn or without
 
-    def step(state, images, labels, chosen, mask):
-        x = images[chosen]
+    def taken(images, rows, key):
+        x = images[rows]
         x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+        if not knobs.augment:
+            return x, key
+        key, own = jax.random.split(key)
+        return augment.augment(own, x), key
+
+    def step(state, images, labels, chosen, mask):
         key = jax.random.fold_in(jax.random.key(knobs.seed), state.step)
-        if knobs.augment:
+        x, key = taken(images, chosen, key)
+        references = None
+        if draw:
             key, own = jax.random.split(key)
-            x = augment.augment(own, x)
+            rows = draw(own)
+            references, key = taken(images, rows.reshape(-1), key)
+            references = references.reshape(*rows.shape, *x.shape[1:])
 
         def total(parameters):
-            batch = Batch(x, x, labels[chosen], mask)
+            batch = Batch(x, x, labels[chosen], mask, references)
             loss, statistics = learn({**state.variables, **parameters}, key, batch)
             return jnp.sum(jnp.where(mask, loss, 0.0)) / jnp.sum(mask, dtype=loss.dtype), statistics
 

@@ -33,9 +33,10 @@ def claim(path: str, recipe: Config) -> Path:
             earlier = {f"{s}.{k}": v for s in SECTIONS for k, v in before[s].items()}
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"{file} is damaged: use another --workdir") from error
+        defaults = _fields(Config(name=recipe.name))  # of knobs that there were not then
         for field, value in _fields(recipe).items():
-            old = earlier.get(field)
-            if old != value and not (field == "optim.epochs" and old is not None and old < value):
+            old = earlier.get(field, defaults[field])
+            if old != value and not (field == "optim.epochs" and old < value):
                 raise ValueError(
                     f"{field} is {value!r} here and {old!r} in {folder}: use another --workdir"
                 )

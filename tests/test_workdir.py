@@ -81,6 +81,17 @@ def test_a_path_below_a_file_cannot_be_written(tmp_path, recipe, below):
     assert file.read_text() == "mine"
 
 
+def test_a_knob_that_there_was_not_yet_was_at_its_default(tmp_path, recipe):
+    file = tmp_path / "config.json"
+    before = recipe.asdict()
+    del before["optim"]["weight_decay"]
+    file.write_text(json.dumps(before))
+    with pytest.raises(ValueError, match=r"optim\.weight_decay is 0\.5 here and 0\.0 in"):
+        workdir.claim(str(tmp_path), changed(recipe, "optim.weight_decay", 0.5))
+    workdir.claim(str(tmp_path), recipe)
+    assert json.loads(file.read_text()) == recipe.asdict()
+
+
 def test_whole_replaces_the_file(tmp_path):
     file = tmp_path / "new" / "file"
     for text in ("first", "second"):

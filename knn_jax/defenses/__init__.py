@@ -3,19 +3,24 @@
 from typing import Any
 
 from knn_jax import config
+from knn_jax.defenses import generators
 from knn_jax.defenses.adversarial import adversarial
+from knn_jax.defenses.ask import ask
 from knn_jax.defenses.autoencoder import autoencoder, vae
 from knn_jax.defenses.basic import basic
 from knn_jax.defenses.defense import STATISTICS, Batch, Defense
+from knn_jax.defenses.generators import Generator, trained
 from knn_jax.defenses.lipschitz import lipschitz
 from knn_jax.defenses.mixup import mixup
-from knn_jax.defenses.soft_neighbors import soft_neighbors
+from knn_jax.defenses.soft_neighbors import TEMPERATURE, soft_neighbors
 
 __all__ = [
     "STATISTICS",
     "Batch",
     "Defense",
+    "Generator",
     "adversarial",
+    "ask",
     "autoencoder",
     "basic",
     "build",
@@ -23,8 +28,12 @@ __all__ = [
     "lipschitz",
     "mixup",
     "soft_neighbors",
+    "trained",
     "vae",
 ]
+
+
+NORMALISED = ("basic", "rotation", "soft_neighbors", "trades", "ask")  # train batch normalisation
 
 
 def build(knobs: config.Defense, net: Any) -> Defense:
@@ -33,7 +42,8 @@ def build(knobs: config.Defense, net: Any) -> Defense:
         case "basic" | "rotation":
             found = basic(net)
         case "soft_neighbors":
-            found = soft_neighbors(net, knobs.weight)
+            temperature = knobs.temperature or TEMPERATURE
+            found = soft_neighbors(net, knobs.weight, knobs.layers, temperature)
         case "input_mixup":
             found = mixup(net, stages=1)
         case "manifold_mixup":
@@ -44,19 +54,52 @@ def build(knobs: config.Defense, net: Any) -> Defense:
             found = vae(net)
         case "lipschitz":
             found = lipschitz(net, knobs.weight, knobs.apart)
+        case "trades":
+            return trained(net, _generator(knobs, "trades"))
+        case "ask":
+            own = ask(
+                _generator(knobs, knobs.generator),
+                knobs.layers,
+                eps=knobs.eps_ask or 2 * knobs.eps,
+                steps=knobs.steps,
+                step_size=knobs.step_size,
+                weight=knobs.weight,
+                temperature=knobs.temperature or 0.1,
+            )
+            return trained(net, own)._replace(references=knobs.references)
     if knobs.adversary == "none":
         return found
     return adversarial(found, knobs.adversary, knobs.eps, steps=knobs.steps, step_size=knobs.step_size)
 
 
+def _generator(knobs: config.Defense, name: str) -> Generator:
+    numbers: Any = {"eps": knobs.eps, "steps": knobs.steps, "step_size": knobs.step_size}
+    return generators.pgd(**numbers) if name == "pgd" else generators.trades(**numbers, beta=knobs.beta)
+
+
 def check(knobs: config.Defense, net: config.Net) -> None:
     """Raises ValueError for a net that this does not train, and for knobs out of range."""
     size, _, kind = net.name.partition("_")
-    if kind == "resnet":
-        if knobs.name not in ("basic", "rotation"):
-            known = "use 'basic' or 'rotation'"
+    if kind in ("resnet", "resnet18", "vgg"):
+        if knobs.name not in NORMALISED:
+            known = f"use {', '.join(map(repr, NORMALISED))}"
             raise ValueError(f"defense.name={knobs.name!r} trains no net.name={net.name!r}: {known}")
         kind = ""
+    if knobs.name in ("ask", "trades"):
+        if knobs.adversary != "linf":
+            raise ValueError(
+                f"defense.name={knobs.name!r} perturbs images itself: give "
+                "defense.adversary='linf', whose eps, steps and step_size it takes"
+            )
+        if knobs.beta < 0 or knobs.eps_ask < 0 or knobs.references < 1:
+            raise ValueError(
+                f"defense.beta={knobs.beta}, eps_ask={knobs.eps_ask}, references={knobs.references}: "
+                "the first two must not be below 0, references at least 1"
+            )
+        if knobs.name == "ask" and not knobs.layers:
+            raise ValueError("defense.layers is empty: name what ask counts neighbours in")
+    if knobs.temperature < 0:
+        raise ValueError(f"defense.temperature={knobs.temperature}: it must not be below 0")
     needed = knobs.name if knobs.name in ("autoencoder", "vae", "lipschitz") else ""
     if size != "pixels" and kind != needed:
         other = f"{size}_{needed}" if needed else size

@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from knn_jax import balls
 from knn_jax.defenses.defense import Defense
+from knn_jax.defenses.generators import ascend
 
 
 def adversarial(
@@ -28,19 +28,14 @@ def adversarial(
         )
 
         def total(x):
-            return jnp.sum(defense.loss(variables, noise, batch._replace(x=x)))
+            return defense.loss(variables, noise, batch._replace(x=x))
 
-        def ascend(_, x):
-            x = x + step_size * ball.steepest(jax.grad(total)(x))
-            return jnp.clip(batch.clean + ball.project(x - batch.clean), 0.0, 1.0)
-
-        return lax.fori_loop(0, steps, ascend, batch.clean + delta)
+        return ascend(total, batch.clean, batch.clean + delta, ball, steps, step_size)
 
     def on_perturbed(function):
         def found(variables, key, batch):
             attack, own = jax.random.split(key)
-            x = lax.stop_gradient(perturbed(variables, attack, batch))
-            return function(variables, own, batch._replace(x=x))
+            return function(variables, own, batch._replace(x=perturbed(variables, attack, batch)))
 
         return found
 

@@ -1,5 +1,6 @@
 """Paper 1's Basic representation: a classifier trained by cross-entropy."""
 
+import functools
 from typing import Any
 
 from knn_jax import losses
@@ -17,8 +18,8 @@ def basic(net: Any) -> Defense:
         return losses.cross_entropy(logits(variables, batch.x), batch.y)
 
     def learn(variables, key, batch):
-        del key
-        (found, _), statistics = net.apply(variables, batch.x, batch.there, mutable=[STATISTICS])
+        apply = functools.partial(net.apply, mutable=[STATISTICS], rngs={"dropout": key})
+        (found, _), statistics = apply(variables, batch.x, batch.there)
         return losses.cross_entropy(found, batch.y), statistics
 
     return Defense(net.init, loss, logits, learn)

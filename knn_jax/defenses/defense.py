@@ -12,12 +12,14 @@ class Batch(NamedTuple):
     """Training examples: what the network sees, the images without perturbation, and labels.
 
     The last batch of an epoch is filled up with others that are not `there`; their loss is ignored.
+    `references` are training images of every class, drawn for each step, if the defense asks for them.
     """
 
     x: Float[Array, "batch height width channel"]
     clean: Float[Array, "batch height width channel"]
     y: Int[Array, " batch"]
     there: Bool[Array, " batch"]
+    references: Float[Array, "class count height width channel"] | None = None
 
 
 class Defense(NamedTuple):
@@ -29,9 +31,11 @@ class Defense(NamedTuple):
     learn     (variables, key, Batch) -> ((batch,), statistics): the loss of a step of training, with
               the statistics of the batch, and the running ones after it as {STATISTICS: ...}, or {}.
               None: the loss above, for nets that have none.
+    references  of each class that a batch needs
     """
 
     init: Callable[..., Any]
     loss: Callable[..., Any]
     logits: Callable[..., Any] | None
     learn: Callable[..., Any] | None = None
+    references: int = 0

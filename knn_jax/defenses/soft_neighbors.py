@@ -1,28 +1,40 @@
-"""Paper 1's SNN representation: cross-entropy and the soft nearest neighbour loss on every layer."""
+"""Cross-entropy and the soft nearest neighbour loss: paper 1's representation, paper 4's baseline."""
 
+import functools
 from typing import Any
 
 from knn_jax import losses
 from knn_jax.defenses.basic import basic
-from knn_jax.defenses.defense import Defense
+from knn_jax.defenses.defense import STATISTICS, Defense
 
-TEMPERATURE = 100.0  # of squared distances, kept as the authors' trained network has it
+TEMPERATURE = 100.0  # of squared distances, kept as paper 1's trained network has it
 
 
-def soft_neighbors(net: Any, weight: float) -> Defense:
-    """Cross-entropy plus `weight` times the soft nearest neighbour loss of each layer but the last.
+def soft_neighbors(
+    net: Any, weight: float, layers: tuple[str, ...] = (), temperature: float = TEMPERATURE
+) -> Defense:
+    """Cross-entropy plus `weight` times the soft nearest neighbour loss of each of the `layers`.
 
-    The loss is summed over layers (Frosst et al. 2019). Above 0 the weight parts the classes, as in
-    paper 1, which has 1; below 0 it entangles them. The temperature stays what it is.
+    By default these are all but the last. The loss is summed over layers (Frosst et al. 2019). Above 0
+    the weight parts the classes, as in paper 1, which has 1; below 0 it entangles them. The
+    temperature, of squared distances, stays what it is.
     """
 
-    def loss(variables, key, batch):
-        del key
-        logits, taps = net.apply(variables, batch.x)
-        layers = list(taps.values())[:-1]
+    def total(output, batch):
+        logits, taps = output
+        chosen = [taps[layer] for layer in layers or list(taps)[:-1]]
         parted = [
-            losses.soft_nearest_neighbors(tap, batch.y, batch.there, TEMPERATURE) for tap in layers
+            losses.soft_nearest_neighbors(tap, batch.y, batch.there, temperature) for tap in chosen
         ]
         return losses.cross_entropy(logits, batch.y) + weight * sum(parted)
 
-    return Defense(net.init, loss, basic(net).logits)
+    def loss(variables, key, batch):
+        del key
+        return total(net.apply(variables, batch.x), batch)
+
+    def learn(variables, key, batch):
+        apply = functools.partial(net.apply, mutable=[STATISTICS], rngs={"dropout": key})
+        output, statistics = apply(variables, batch.x, batch.there)
+        return total(output, batch), statistics
+
+    return Defense(net.init, loss, basic(net).logits, learn)
