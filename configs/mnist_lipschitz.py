@@ -18,7 +18,7 @@ REPORTED = {
     "relu3": (0.9745, 0.4295, 0.3509, 0.0013, 0.0, 0.0),
     "bottleneck": (0.9752, 0.3909, 0.2668, 0.0001, 0.0, 0.0),
 }
-ATTACKED = {"relu1": {"mean_l2": 1.82}}  # by the paper's attack, section 6.3
+ATTACKED = {"relu1": {"mean_l2": 1.82}}  # by the paper's attack, section 6.2
 
 
 def get_config() -> config.Config:
