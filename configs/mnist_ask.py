@@ -2,8 +2,8 @@
 
     python attack.py configs/mnist_ask.py
 
-Trains 4 epochs on 18,000 images by Adam, half of eps in training as in the paper: perturbed within .15,
-ASK's own images within .3; then attacks the first 1,000 test images within .1, .2 and .3. The paper's
+Trains 4 epochs on 9,000 images by Adam, half of eps in training as in the paper: perturbed within .15,
+ASK's own images within .3; then attacks the first 500 test images within .1, .2 and .3. The paper's
 baselines, by the same trainer:
 
     python attack.py configs/mnist_ask.py --name mnist_at --workdir runs/mnist_at --defense.name basic
@@ -21,7 +21,7 @@ from knn_jax import config
 def get_config() -> config.Config:
     return config.Config(
         name="mnist_ask",
-        data=config.Data(name="mnist", train_images=20_000),
+        data=config.Data(name="mnist", train_images=10_000),
         net=config.Net(name="mnist_vgg"),
         defense=config.Defense(
             name="ask",
@@ -29,13 +29,13 @@ def get_config() -> config.Config:
             adversary="linf",
             eps=0.15,
             eps_ask=0.3,
-            steps=7,
-            step_size=0.05,
+            steps=5,
+            step_size=0.06,
         ),
-        optim=config.Optim(epochs=4),
+        optim=config.Optim(epochs=4, batch_size=64),
         classifier=config.Classifier(layers=("conv3", "conv4"), metric="cosine", k=5),
         attack=config.Attack(
-            images=1000,
+            images=500,
             names=("ask", "dknn", "adv_knn", "pgd", "minimum_norm"),
             norms=("linf",),
             radii_linf=(0.1, 0.2, 0.3),

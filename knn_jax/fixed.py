@@ -12,6 +12,7 @@ from knn_jax import attacks, balls, classifiers, config, progress
 from knn_jax.config import Config
 from knn_jax.evaluation import Chunks, Defended, Outcome, bank
 
+CONFIDENT = 50  # neighbours by whose votes images are told apart that resist ask (paper 4, VI.A)
 NAMES = ("pgd", "ask", "dknn", "adv_knn")
 
 
@@ -102,6 +103,13 @@ def attack(
             for knob in ("temperature", "weights"):
                 value = getattr(given, knob)
                 found[knob] = jnp.broadcast_to(value[None], (len(y), *value.shape))
+            tells = {"temperature": given.temperature, "weights": given.weights}
+            for what, images in (("clean", x), ("adversarial", image)):
+                told = attacks.information(given.source, x, y, images, metric=inside.metric, **tells)
+                found[f"information_{what}"] = told
+            rows = min(CONFIDENT, len(given.model.labels))
+            votes = dataclasses.replace(given.model, k=rows).votes(x)
+            found["confidence"] = votes.max(1) / votes.sum(1)
         return found
 
     return chunks.outcome(one, f"{name} {norm}")

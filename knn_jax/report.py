@@ -150,11 +150,23 @@ def _attack(
 
 
 def _trials(arrays: dict[str, np.ndarray], radii, correct) -> dict[str, Any]:
-    """Of an attack in balls: what ask chose, and over several trials the mean accuracy and how far its
-    95% interval reaches."""
-    found: dict[str, Any] = {
-        name: arrays[name][0].tolist() for name in ("temperature", "weights") if name in arrays
-    }
+    """Of an attack in balls: over several trials the mean accuracy and how far its 95% interval goes.
+
+    Of ask what it chose, how much images tell of their class, and the share of images whose 50 nearest
+    rows agree, of those that fell and those that resisted.
+    """
+    found: dict[str, Any] = {}
+    if "confidence" in arrays:
+        found |= {name: arrays[name][0].tolist() for name in ("temperature", "weights")}
+        found["information"] = {
+            what: float(arrays[f"information_{what}"][correct].mean())
+            for what in ("clean", "adversarial")
+        }
+        agree, fell = arrays["confidence"] == 1, arrays["success"]
+        found["agreed"] = {
+            what: float(agree[chosen].mean()) if chosen.any() else None
+            for what, chosen in (("fell", correct & fell), ("resisted", correct & ~fell))
+        }
     trials = arrays.get("trials", np.zeros((0, 1)))
     count = trials.shape[1]
     if count > 1:

@@ -124,6 +124,23 @@ def test_information_is_none_where_references_tell_nothing():
     np.testing.assert_allclose(losses.information(loss, 4), np.log([3 / 4]), rtol=1e-5)
 
 
+def test_an_attack_lowers_what_images_tell_of_their_class(model):
+    """Over the references of the clean image; by hand for one tap and k = 1."""
+    x, y = points(9, seed=1)
+    tells = {"temperature": 0.1, "weights": (0.7, 0.3)}
+    image = attacks.ask(KEY, model, x, y, eps=0.1, **tells).image
+    clean, adversarial = (attacks.information(model, x, y, z, **tells) for z in (x, image))
+    assert adversarial.mean() < clean.mean()
+    one = classifiers.knn(flat, model.images, model.labels, k=1)
+    found = attacks.information(one, x, y, image, metric="l2", temperature=0.1)
+    bank, query, moved = (np.asarray(flat(a), np.float64) for a in (model.images, x, image))
+    distance = np.linalg.norm(query[:, None] - bank[None], axis=-1)
+    nearest = [np.where(model.labels == c, distance, np.inf).argmin(1) for c in range(3)]
+    scores = np.stack([-np.linalg.norm(moved - bank[rows], axis=1) / 0.1 for rows in nearest], 1)
+    loss = np.log(np.exp(scores).sum(1)) - scores[np.arange(9), y]
+    np.testing.assert_allclose(found, np.log(2) - loss, rtol=1e-4, atol=1e-5)
+
+
 def test_of_two_classes_the_target_is_the_other(model):
     two = classifiers.knn(flat, *points(20, classes=2), k=3)
     x, y = points(4, seed=2, classes=2)

@@ -49,6 +49,10 @@ def test_an_image_falls_at_the_least_radius_at_which_the_attack_fools_it(recipe,
     np.testing.assert_array_equal(arrays["norm"] == 0, wrong)
     np.testing.assert_array_equal(arrays["norm"], arrays["trials"][:, 0])
     assert arrays["trials"].shape == (3, 2)
+    told = arrays["information_clean"] >= arrays["information_adversarial"]
+    assert told[fooled & ~wrong].all()
+    votes = np.asarray(dataclasses.replace(model, k=50).votes(x))
+    np.testing.assert_allclose(arrays["confidence"], votes.max(1) / 50)
     key = jax.random.split(jax.random.fold_in(jax.random.key(recipe.attack.seed), 0), 2)[0]
     norms = []
     for eps in RADII:

@@ -1,6 +1,6 @@
 """Attacks on classifiers that decide by neighbours: retrieval and vote are inside the gradient."""
 
-from knn_jax.attacks.ask import ask, tune
+from knn_jax.attacks.ask import ask, information, tune
 from knn_jax.attacks.boundary import boundary
 from knn_jax.attacks.carlini_wagner import carlini_wagner
 from knn_jax.attacks.dknn import dknn
@@ -21,6 +21,7 @@ __all__ = [
     "guided",
     "hinged",
     "imitate",
+    "information",
     "minimum_norm",
     "pgd",
     "tune",

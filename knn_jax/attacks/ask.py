@@ -14,6 +14,7 @@ from knn_jax import balls, losses
 from knn_jax.attacks import outcome, projected
 from knn_jax.attacks.outcome import Found, Images, Labels, Number
 from knn_jax.classifiers import FAR, References
+from knn_jax.neighbors import in_tiles
 
 TEMPERATURES = (0.01, 0.03, 0.1, 0.3, 1.0)
 SHARES = 5  # weights of a layer that `tune` tries, from 0 to 1
@@ -114,6 +115,34 @@ def tune(
     return temperature, max([equal, *grid], key=lambda w: fooled(temperature, w)) if taps > 1 else equal
 
 
+def information(
+    model: Any,
+    x: Images,
+    y: Labels,
+    image: Images,
+    *,
+    metric: losses.Metric = "cosine",
+    temperature: float | Sequence[float] | Float[Array, " tap"] = 0.03,
+    weights: Sequence[float] | Float[Array, " tap"] | None = None,
+) -> Float[Array, " batch"]:
+    """log(classes - 1) less the ASK loss at `image`, over the references of x.
+
+    The mean over examples bounds from below, in nats, what images tell of their references of class y
+    (Wang et al. 2022, proposition 1): an attack lowers it.
+    """
+    return _information(model, x, y, image, *_by_tap(model, temperature, weights), metric)
+
+
+@functools.partial(jax.jit, static_argnames="metric")
+def _information(model, x, y, image, temperatures, weights, metric):
+    def batch(x, y, image):
+        retrieved = _retrieved(None, model, x, y, model.k, model.k)
+        loss = _loss(model, image, y, retrieved, temperatures, weights, metric)
+        return losses.information(loss, model.classes)
+
+    return in_tiles(batch, outcome.batch_size(model, x, model.k))(x, y, image)
+
+
 def _simplex(taps: int, parts: int) -> np.ndarray:
     """All shares of `taps` layers in multiples of 1 / parts, which sum to one."""
     grid = np.indices((parts + 1,) * taps).reshape(taps, -1).T
@@ -162,26 +191,10 @@ def _ask(
     drawn,
 ):
     def retrieve(keys, z, y):
-        references = source.references(z, max(own, others))
-        mine = jnp.arange(source.classes)[None] == y[:, None]
-        if drawn:
-            random = _drawn(keys, source, max(own, others))
-            pairs = zip(references, random, strict=True)
-            references = tuple(jnp.where(mine[..., None, None], near, far) for near, far in pairs)
-        there = jnp.arange(max(own, others))[None, None] < jnp.where(mine, own, others)[..., None]
-        there &= jnp.abs(references[0][..., 0]) < FAR  # a class may have fewer rows
-        if targeted:
-            there &= (mine | _nearest_class(source, z, references, there, mine))[..., None]
-        return references, there
+        return _retrieved(keys, source, z, y, own, others, targeted=targeted, drawn=drawn)
 
     def loss(z, y, retrieved):
-        references, there = retrieved
-        total = jnp.zeros(len(z))
-        taps = zip(source.features, references, temperatures, weights, strict=True)
-        for feature, rows, temperature, weight in taps:
-            alike = losses.similarity(feature(z), rows, metric) / temperature
-            total += weight * losses.adversarial_soft_neighbors(alike, y, there, "mean")
-        return total
+        return _loss(source, z, y, retrieved, temperatures, weights, metric)
 
     return projected.ascend(
         key,
@@ -197,6 +210,32 @@ def _ask(
         restarts=restarts,
         refresh=refresh,
     )
+
+
+def _retrieved(keys, source, z, y, own, others, *, targeted=False, drawn=False):
+    """The references of images in every tap, and which of them count."""
+    references = source.references(z, max(own, others))
+    mine = jnp.arange(source.classes)[None] == y[:, None]
+    if drawn:
+        random = _drawn(keys, source, max(own, others))
+        pairs = zip(references, random, strict=True)
+        references = tuple(jnp.where(mine[..., None, None], near, far) for near, far in pairs)
+    there = jnp.arange(max(own, others))[None, None] < jnp.where(mine, own, others)[..., None]
+    there &= jnp.abs(references[0][..., 0]) < FAR  # a class may have fewer rows
+    if targeted:
+        there &= (mine | _nearest_class(source, z, references, there, mine))[..., None]
+    return references, there
+
+
+def _loss(source, z, y, retrieved, temperatures, weights, metric):
+    """The weighted sum of the layers' ASK losses."""
+    references, there = retrieved
+    total = jnp.zeros(len(z))
+    taps = zip(source.features, references, temperatures, weights, strict=True)
+    for feature, rows, temperature, weight in taps:
+        alike = losses.similarity(feature(z), rows, metric) / temperature
+        total += weight * losses.adversarial_soft_neighbors(alike, y, there, "mean")
+    return total
 
 
 def _nearest_class(source, z, references, there, mine):
