@@ -14,7 +14,7 @@ import pytest
 from knn_jax import attacks, certificates, classifiers, config, data, evaluation, jobs, training
 from knn_jax.attacks import Found
 
-pytestmark = pytest.mark.usefixtures("trains")
+pytestmark = pytest.mark.usefixtures("trains", "quick")
 KEYS = {
     *("name", "dataset", "architecture", "layer", "metric", "k", "bank_rows", "n", "clean_acc"),
     *("config", "hardware", "versions", "reported", "attacks", "certificates"),

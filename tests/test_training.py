@@ -13,7 +13,7 @@ import pytest
 from knn_jax import augment, config, data, losses, mesh, nets, training
 from knn_jax.defenses import Batch, Defense, basic
 
-pytestmark = pytest.mark.usefixtures("trains")
+pytestmark = pytest.mark.usefixtures("trains", "quick")
 PER_EPOCH = 2  # 200 images in batches of 128: the second has 72
 
 
