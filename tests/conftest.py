@@ -3,6 +3,10 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# XLA's newer emitters of fused loops take most of the time to compile; see compiled.AS_USERS.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+)
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache

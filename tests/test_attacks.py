@@ -100,7 +100,7 @@ def test_success_is_what_the_hard_vote_says(found, digits, name):
     np.testing.assert_array_equal(result.image[~result.success], x[~result.success])
 
 
-@pytest.mark.parametrize(("name", "count"), [("pgd-l2", 3), ("minimum-linf", 3), ("minimum-l2", 1)])
+@pytest.mark.parametrize(("name", "count"), [("pgd-l2", 3), ("minimum-linf", 1)])
 def test_the_batch_does_not_change_an_image(found, digits, name, count):
     model, x, y = digits
     whole, part = found(name), ATTACKS[name](KEY, model, x[:count], y[:count])
@@ -298,23 +298,25 @@ def test_what_cannot_be_attacked_is_refused(monkeypatch, attack, arguments, mess
 
 def test_a_batch_larger_than_memory_allows_is_attacked_in_parts(monkeypatch):
     """References for two of five images at once: the features are traced for two, with one result."""
-    sizes = []
-
-    def features(x):
-        sizes.append(len(x))
-        return flat(x)
-
     images = jax.random.uniform(jax.random.key(1), (8, *SHAPE))
-    model = classifiers.knn(features, images, jnp.arange(8) % 2, k=1)
-    attack = jax.jit(partial(attacks.pgd, norm="linf", eps=0.3, steps=2))
-    arguments = (KEY, model, images[:5] * 0.9, jnp.arange(5) % 2)
-    whole = attack(*arguments)
+    attack = partial(attacks.pgd, norm="linf", eps=0.3, steps=2)
+
+    def attacked():
+        """Through features of their own, whose programs are nobody else's."""
+        sizes = []
+
+        def features(x):
+            sizes.append(len(x))
+            return flat(x)
+
+        model = classifiers.knn(features, images, jnp.arange(8) % 2, k=1)
+        sizes.clear()
+        return jax.jit(attack)(KEY, model, images[:5] * 0.9, jnp.arange(5) % 2), sizes
+
+    whole, sizes = attacked()
+    assert 2 not in sizes
     monkeypatch.setattr(outcome, "REFERENCES", 2 * 2 * 4)
-    projected._pgd.clear_cache()
-    jax.clear_caches()
-    sizes.clear()
-    parts = jax.jit(partial(attacks.pgd, norm="linf", eps=0.3, steps=2))(*arguments)
+    parts, sizes = attacked()
     assert 2 in sizes
     np.testing.assert_allclose(parts.image, whole.image, atol=1e-6)
     np.testing.assert_array_equal(parts.success, whole.success)
-    jax.clear_caches()

@@ -14,7 +14,7 @@ import pytest
 from knn_jax import attacks, certificates, classifiers, config, data, evaluation, jobs, training
 from knn_jax.attacks import Found
 
-pytestmark = pytest.mark.usefixtures("trains")
+pytestmark = pytest.mark.usefixtures("trains", "quick")
 KEYS = {
     *("name", "dataset", "architecture", "layer", "metric", "k", "bank_rows", "n", "clean_acc"),
     *("config", "hardware", "versions", "reported", "attacks", "certificates"),
@@ -29,7 +29,7 @@ PIXELS = config.Config(
     net=config.Net(name="pixels"),
     classifier=config.Classifier(layers=("pixels",), k=1, bank_rows=200),
     attack=config.Attack(images=6, steps=4, starts=2, chunk=4),
-    certify=config.Certify(other=64, chunk=8, exact=True),
+    certify=config.Certify(other=64, chunk=6, exact=True),
 )
 
 

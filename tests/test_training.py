@@ -13,7 +13,7 @@ import pytest
 from knn_jax import augment, config, data, losses, mesh, nets, training
 from knn_jax.defenses import Batch, Defense, basic
 
-pytestmark = pytest.mark.usefixtures("trains")
+pytestmark = pytest.mark.usefixtures("trains", "quick")
 PER_EPOCH = 2  # 200 images in batches of 128: the second has 72
 
 
@@ -49,7 +49,7 @@ def convolutional():
 
 def residual():
     """It has statistics that are carried from step to step."""
-    return basic(nets.build(config.Net(name="digits_resnet"), 10))
+    return basic(nets.preact_resnet.PreActResNet(((1, 2),), 10, (0.3,), (0.4,)))
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_each_step_augments_anew_and_perturbs_that(tmp_path, few):
     for number, (x, clean) in enumerate(given):
         np.testing.assert_array_equal(x, clean)
         key = jax.random.split(jax.random.fold_in(jax.random.key(2019), number))[1]
-        expected = augment.augment(key, jnp.asarray(one.train.floats(0, 1)))
+        expected = jax.jit(augment.augment)(key, jnp.asarray(one.train.floats(0, 1)))
         np.testing.assert_allclose(x, expected, atol=1e-6)
 
 
