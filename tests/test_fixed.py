@@ -15,11 +15,11 @@ RADII = (0.05, 0.3)
 
 @pytest.fixture(scope="module")
 def recipe():
-    """An untrained network of the digits."""
+    """The digits' pixels."""
     return config.Config(
         name="fixed",
-        optim=config.Optim(epochs=0),
-        classifier=config.Classifier(layers=("relu3",), k=3, bank_rows=100),
+        net=config.Net(name="pixels"),
+        classifier=config.Classifier(layers=("pixels",), k=3, bank_rows=100),
         attack=config.Attack(images=3, norms=("linf",), radii_linf=RADII, chunk=2),
         ball=config.Ball(steps=2, trials=2, epochs=1),
     )
@@ -80,7 +80,7 @@ def test_temperature_and_weights_are_chosen_and_kept(recipe, defended, tmp_path,
         return jnp.array([0.5, 0.25]), jnp.array([0.0, 1.0])
 
     monkeypatch.setattr(attacks, "tune", tune)
-    ball = dataclasses.replace(recipe.ball, tune=2, layers=("relu1", "relu2"), k=2)
+    ball = dataclasses.replace(recipe.ball, tune=2, layers=("pixels", "pixels"), k=2)
     gray = dataclasses.replace(recipe, ball=ball)
     arrays = fixed.attack(gray, defended, "ask", "linf", tmp_path).arrays
     assert seen == {"images": 2, "taps": 2, "eps": RADII[1], "k": 2}
