@@ -13,6 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from knn_jax import classifiers
 
 pytestmark = pytest.mark.usefixtures("quick")
+HOME = inspect.getmodule(classifiers.KNN)
 ROWS, QUERIES = 300, 60
 WEIGHTS = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 12)), jnp.float32)
 
@@ -80,7 +81,7 @@ def test_the_votes_of_several_taps_are_added(digits):
 
 
 def test_the_batches_do_not_change_the_bank_or_the_votes(monkeypatch, model, digits):
-    monkeypatch.setattr(classifiers, "BATCH", 64)
+    monkeypatch.setattr(HOME, "BATCH", 64)
     jax.clear_caches()
     small = classifiers.knn(model.features[0], *digits[0], k=5)
     np.testing.assert_allclose(small.banks[0], model.banks[0], rtol=1e-5, atol=1e-6)
@@ -212,7 +213,7 @@ def test_parameters_of_a_partial_are_no_constants_of_the_program(digits):
 @pytest.mark.parametrize("batch", [4, 500])
 def test_a_bank_can_be_built_inside_jit(monkeypatch, batch):
     """Also where the parameters have more rows than a batch has images."""
-    monkeypatch.setattr(classifiers, "BATCH", batch)
+    monkeypatch.setattr(HOME, "BATCH", batch)
     images = jax.random.uniform(jax.random.key(0), (10, 8, 8, 1))
     labels = jnp.arange(10) % 2
 
@@ -224,7 +225,7 @@ def test_a_bank_can_be_built_inside_jit(monkeypatch, batch):
 
 
 def test_track_wraps_the_range_of_batches(monkeypatch, digits):
-    monkeypatch.setattr(classifiers, "BATCH", 128)
+    monkeypatch.setattr(HOME, "BATCH", 128)
     seen = []
 
     def track(batches):

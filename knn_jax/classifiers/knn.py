@@ -1,4 +1,4 @@
-"""Classifiers that decide by neighbours: what attacks and certificates are given."""
+"""Classifiers that decide by the k nearest rows of a bank, on one or several taps."""
 
 import dataclasses
 import functools
@@ -14,9 +14,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_jax import losses, neighbors
+from knn_jax.classifiers.check import Images, Labels, check_images, check_labels
 
-Images = Float[Array, "batch height width channel"]
-Labels = Int[Array, " batch"]
 References = tuple[Float[Array, "batch class count _"], ...]  # of each tap
 BATCH = 500  # images classified at once; their features are computed together
 FAR = 1e15  # features standing for the rows that a class lacks: their square is still a float32
@@ -106,49 +105,6 @@ class KNN:
         return _rivals(self, x, y, count)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A network that decides by its largest logit, for attacks to judge. Make it with `network`.
-
-    It has no references, and its logits are its soft votes.
-    """
-
-    logits: Any  # images -> (batch, class)
-    classes: int = dataclasses.field(metadata={"static": True})
-    k: int = dataclasses.field(default=1, metadata={"static": True})
-
-    def predict(self, x: Images) -> Labels:
-        """The class of the largest logit, the lowest among equals."""
-        return _logits(self, x).argmax(1).astype(jnp.int32)
-
-    def margin(self, x: Images, y: Labels) -> Float[Array, " batch"]:
-        """The logit of class y less the largest other: fooled unless above zero."""
-        return losses.margin(_logits(self, x), y)
-
-    def references(self, x: Images, count: int | None = None) -> tuple[()]:
-        """None."""
-        return ()
-
-    def soft_votes(
-        self, x: Images, references: tuple[()], temperature: float | Float[Array, ""]
-    ) -> Float[Array, "batch class"]:
-        """The logits."""
-        return self.logits(x)
-
-
-def network(logits: Callable[[Images], Any], x: Images) -> Network:
-    """The network's own decision on images like x, in place of its neighbours'.
-
-    Raises ValueError unless `logits(x)` is (batch, class).
-    """
-    logits = logits if isinstance(logits, Partial) else Partial(logits)
-    shape = jax.eval_shape(logits, x[:1]).shape
-    if len(shape) != 2:
-        raise ValueError(f"logits of shape {shape}: (batch, class) needed")
-    return Network(logits, shape[1])
-
-
 def knn(
     features: Callable[[Images], Any] | Sequence[Callable[[Images], Any]],
     images: Float[Array, "row height width channel"],
@@ -197,44 +153,6 @@ def knn(
     return KNN(functions, banks, images, labels, k, classes)
 
 
-def check_images(images: Any) -> Float[Array, "batch height width channel"]:
-    """The images as float32; raises ValueError unless they are NHWC, finite and in [0, 1]."""
-    if np.ndim(images) != 4:
-        raise ValueError(f"images of shape {np.shape(images)}: (batch, height, width, channel) needed")
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"images are {images.dtype}: give float32 in [0, 1] (bytes: divide by 255)")
-    images = jnp.asarray(images, jnp.float32)
-    if not isinstance(images, Tracer) and images.size:
-        array = np.asarray(images)  # numpy's: in a caller's jit even constants would be traced
-        low, high = array.min(), array.max()
-        if not (low >= 0 and high <= 1):  # also when they are NaN
-            raise ValueError(f"images reach from {low:g} to {high:g}: they must be in [0, 1]")
-    return images
-
-
-def check_labels(labels: Any, count: int, classes: int | None = None) -> Int[Array, " batch"]:
-    """The labels as int32; raises ValueError for a wrong number, type or range of them.
-
-    Without `classes` the labels are a bank's: each class up to the largest must have a row.
-    """
-    if np.shape(labels) != (count,) or not jnp.issubdtype(labels.dtype, jnp.integer):
-        what = f"{labels.dtype} of shape {np.shape(labels)}"
-        raise ValueError(f"labels are {what}: one integer for each of the {count} images needed")
-    labels = jnp.asarray(labels, jnp.int32)
-    if isinstance(labels, Tracer) or not count:
-        return labels
-    array = np.asarray(labels)
-    low, high = array.min(), array.max()
-    if low < 0 or (classes is not None and high >= classes):
-        limit = "" if classes is None else f" of {classes} classes"
-        raise ValueError(f"labels reach from {low} to {high}: out of range{limit}")
-    if classes is None:
-        missing = np.setdiff1d(np.arange(high + 1), array)
-        if missing.size:
-            raise ValueError(f"no row of class {missing[0]} in the bank: every class needs one")
-    return labels
-
-
 def _banks(functions, images, track):
     if isinstance(images, Tracer):
         return neighbors.in_tiles(lambda x: _features(functions, x), BATCH)(images)
@@ -261,11 +179,6 @@ def _votes(model, x):
         return sum(counts, jnp.zeros((), jnp.int32))
 
     return neighbors.in_tiles(votes, BATCH)(x)
-
-
-@jax.jit
-def _logits(model, x):
-    return neighbors.in_tiles(model.logits, BATCH)(x)
 
 
 @functools.partial(jax.jit, static_argnames="count")

@@ -1,0 +1,20 @@
+"""Classifiers that decide by neighbours: what attacks and certificates are given."""
+
+from knn_jax.classifiers.check import Images, Labels, check_images, check_labels
+from knn_jax.classifiers.knn import BATCH, FAR, KNN, Guides, References, knn
+from knn_jax.classifiers.network import Network, network
+
+__all__ = [
+    "BATCH",
+    "FAR",
+    "KNN",
+    "Guides",
+    "Images",
+    "Labels",
+    "Network",
+    "References",
+    "check_images",
+    "check_labels",
+    "knn",
+    "network",
+]

@@ -1,0 +1,49 @@
+"""Images and labels in their types, or an error."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int
+
+Images = Float[Array, "batch height width channel"]
+Labels = Int[Array, " batch"]
+
+
+def check_images(images: Any) -> Float[Array, "batch height width channel"]:
+    """The images as float32; raises ValueError unless they are NHWC, finite and in [0, 1]."""
+    if np.ndim(images) != 4:
+        raise ValueError(f"images of shape {np.shape(images)}: (batch, height, width, channel) needed")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images are {images.dtype}: give float32 in [0, 1] (bytes: divide by 255)")
+    images = jnp.asarray(images, jnp.float32)
+    if not isinstance(images, Tracer) and images.size:
+        array = np.asarray(images)  # numpy's: in a caller's jit even constants would be traced
+        low, high = array.min(), array.max()
+        if not (low >= 0 and high <= 1):  # also when they are NaN
+            raise ValueError(f"images reach from {low:g} to {high:g}: they must be in [0, 1]")
+    return images
+
+
+def check_labels(labels: Any, count: int, classes: int | None = None) -> Int[Array, " batch"]:
+    """The labels as int32; raises ValueError for a wrong number, type or range of them.
+
+    Without `classes` the labels are a bank's: each class up to the largest must have a row.
+    """
+    if np.shape(labels) != (count,) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        what = f"{labels.dtype} of shape {np.shape(labels)}"
+        raise ValueError(f"labels are {what}: one integer for each of the {count} images needed")
+    labels = jnp.asarray(labels, jnp.int32)
+    if isinstance(labels, Tracer) or not count:
+        return labels
+    array = np.asarray(labels)
+    low, high = array.min(), array.max()
+    if low < 0 or (classes is not None and high >= classes):
+        limit = "" if classes is None else f" of {classes} classes"
+        raise ValueError(f"labels reach from {low} to {high}: out of range{limit}")
+    if classes is None:
+        missing = np.setdiff1d(np.arange(high + 1), array)
+        if missing.size:
+            raise ValueError(f"no row of class {missing[0]} in the bank: every class needs one")
+    return labels
