@@ -85,6 +85,24 @@ def loss(cell: Cell, weight: Weights) -> Float[Array, "*cell"]:
     return jnp.sum(taken * (total - taken / 2), -1)
 
 
+def radius(cell, weight, to_w, to_z, relative):
+    """The radius that the weights prove, less rounding: of the program, and of the distances that
+    the vote measures at any point within that radius. `to_w` and `to_z` are squared."""
+    lost = loss(cell, weight)
+    value = jnp.sum(weight * cell.lead, -1) - lost
+    reach = jnp.sqrt(2 * jnp.maximum(value, 0.0))[..., None]
+    there = jnp.square(jnp.sqrt(to_w) + reach) + jnp.square(jnp.sqrt(to_z) + reach)
+    length = jnp.sqrt(jnp.sum(jnp.square(step(cell, weight)), -1, keepdims=True))
+    lengths = jnp.sqrt(jnp.sum(jnp.square(cell.normal), -1))
+    wrong = jnp.sum(weight * ((to_w + to_z + there) / 2 + length * lengths), -1) + 2 * lost
+    return jnp.sqrt(2 * jnp.maximum(value - relative * wrong, 0.0))
+
+
+def margin(to_w, to_z, lengths, relative, absolute):
+    """What rounding can make of half a difference of squared distances, on the way to w too."""
+    return relative * jnp.maximum(jnp.maximum(to_w, to_z), lengths) + absolute * jnp.sqrt(lengths)
+
+
 def _ascend(gram, lead, there, weight):
     """The maximum of <lead, m> - m'Gm / 2 over m >= 0: the coordinate that gains most moves, again
     and again."""

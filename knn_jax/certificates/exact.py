@@ -10,7 +10,8 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from knn_jax.certificates import cells
+from knn_jax.certificates import cells, sets
+from knn_jax.certificates.bisectors import every_cell
 from knn_jax.certificates.sides import check, sides
 from knn_jax.classifiers import BATCH, Images, Labels
 from knn_jax.neighbors import in_tiles, search, top_k
@@ -71,8 +72,8 @@ def exact(model: Any, x: Images, y: Labels, *, lipschitz: float = 1.0, box: bool
     the radius, and for a `box` around features that are not the pixels.
     """
     x, y = check(model, x, y, lipschitz)
-    if model.k != 1:
-        raise ValueError(f"k={model.k}: exact is for k=1; voronoi bounds the radius for any k")
+    if model.k % 2 == 0:
+        raise ValueError(f"k={model.k}: exact is for odd k; voronoi bounds the radius for any k")
     if box and not _pixels(model):
         raise ValueError("box=True is for features that are the pixels, x.reshape(len(x), -1)")
     return _exact(model, x, y, jnp.float32(lipschitz), box=box)
@@ -87,6 +88,8 @@ def _pixels(model):
 
 @functools.partial(jax.jit, static_argnames="box")
 def _exact(model, x, y, lipschitz, *, box):
+    if model.k > 1:
+        return Exact(*sets.bracket(model, x, y, lipschitz, box=box))
     (bank,) = model.banks
     rows = bank.shape[0]
     norms = jnp.sum(jnp.square(bank), -1)
@@ -95,7 +98,7 @@ def _exact(model, x, y, lipschitz, *, box):
         query = model.features[0](x)
         near = sides(model, query, y, NEAR, 1)
         relative = near.relative + POOL * 2.0**-24  # of sums over the pixels, and over the pool
-        bisectors = functools.partial(_bisectors, model, norms, relative)
+        bisectors = functools.partial(every_cell, model, norms, relative)
         bound = in_tiles(bisectors, max(1, SCORED // (rows * NEAR)))(query, y, near.own)
         bound = jnp.maximum(bound - 4 * near.absolute[:, None], 0.0)
         away, w = near.other.distance[:, 0], near.other.index[:, 0]
@@ -129,20 +132,6 @@ def _exact(model, x, y, lipschitz, *, box):
     return in_tiles(batch, max(1, min(BATCH, HELD // rows)))(x, y)
 
 
-def _bisectors(model, norms, relative, query, y, own):
-    """What `voronoi` knows of every row's cell, inf for those of class y: (batch, row)."""
-    (bank,) = model.banks
-    z, z_norms = bank[own.index], norms[own.index][..., None]
-    q_norms = jnp.sum(jnp.square(query), -1)[:, None]
-    to_w = q_norms + norms[None] - 2 * jnp.matmul(query, bank.T, precision=HIGHEST)
-    to_w = jnp.maximum(to_w - 3 * relative * (q_norms + norms[None]), 0.0)
-    apart = z_norms + norms[None, None] - 2 * jnp.einsum("qzd,rd->qzr", z, bank, precision=HIGHEST)
-    apart = jnp.maximum(apart, 0.0) + 3 * relative * (z_norms + norms[None, None])
-    lead = (1 - 12 * relative) * to_w[:, None] - jnp.square(own.distance)[..., None]
-    bound = jnp.where((apart > 0) & jnp.isfinite(lead), lead / (2 * jnp.sqrt(apart)), 0.0).max(1)
-    return jnp.where(model.labels[None] == y[:, None], jnp.inf, bound)
-
-
 def _examine(model, relative, box, query, y, absolute, known):
     """What is known after work on the cells of the least bounds: all are bounded better, and the
     least of them is entered, or else rows are found that are in the way."""
@@ -162,7 +151,7 @@ def _examine(model, relative, box, query, y, absolute, known):
         high=jnp.broadcast_to((high - query)[:, None], (*w.shape, query.shape[1])),
     )
     weight = cells.solve(cell)
-    bound = _bound(cell, weight, to_w[..., None], to_z[:, None], relative) - 4 * absolute[:, None]
+    bound = cells.radius(cell, weight, to_w[..., None], to_z[:, None], relative) - 4 * absolute[:, None]
     bound = jnp.maximum(bound, -before)
     least = jnp.argmin(bound, 1)
     every = (cell, weight, bound, bank[w], to_w[..., None])
@@ -172,7 +161,7 @@ def _examine(model, relative, box, query, y, absolute, known):
     away = cells.step(cell, weight)
     lengths = jnp.sum(jnp.square(cell.normal), -1)
     gap = jnp.einsum("lsd,ld->ls", cell.normal, away, precision=HIGHEST) - cell.lead
-    margin = 1.25 * _margin(
+    margin = 1.25 * cells.margin(
         to_w, to_z, lengths, relative, absolute[:, None]
     )  # not to be short again below
     gap = jnp.where(there & (lengths > 0), gap - margin, jnp.inf)  # a row equal to w is never nearer
@@ -182,7 +171,7 @@ def _examine(model, relative, box, query, y, absolute, known):
     to_z = jnp.square(found.distance)
     new = (to_z < to_w) & (found.index[..., None] != known.pool[:, None]).all(-1)
     lengths = jnp.sum(jnp.square(end[:, None] - bank[found.index]), -1)
-    gap = (to_z - to_w) / 2 - _margin(to_w, to_z, lengths, relative, absolute[:, None])
+    gap = (to_z - to_w) / 2 - cells.margin(to_w, to_z, lengths, relative, absolute[:, None])
     gap = jnp.where((found.index >= 0) & (lengths > 0), gap, jnp.inf)
     point = jnp.clip(_towards(end, point, gap, lengths / 2), low, high)
     norm = jnp.sqrt(jnp.sum(jnp.square(point - query), -1)) * (1 + relative)
@@ -202,24 +191,6 @@ def _examine(model, relative, box, query, y, absolute, known):
         point=jnp.where(better[:, None], point, known.point),
         pool=jnp.take_along_axis(pool, order[:, :POOL], 1),
     )
-
-
-def _bound(cell, weight, to_w, to_z, relative):
-    """The radius that the weights prove, less rounding: of the program, and of the distances that
-    the vote measures at any point within that radius. `to_w` and `to_z` are squared."""
-    lost = cells.loss(cell, weight)
-    value = jnp.sum(weight * cell.lead, -1) - lost
-    radius = jnp.sqrt(2 * jnp.maximum(value, 0.0))[..., None]
-    there = jnp.square(jnp.sqrt(to_w) + radius) + jnp.square(jnp.sqrt(to_z) + radius)
-    length = jnp.sqrt(jnp.sum(jnp.square(cells.step(cell, weight)), -1, keepdims=True))
-    lengths = jnp.sqrt(jnp.sum(jnp.square(cell.normal), -1))
-    wrong = jnp.sum(weight * ((to_w + to_z + there) / 2 + length * lengths), -1) + 2 * lost
-    return jnp.sqrt(2 * jnp.maximum(value - relative * wrong, 0.0))
-
-
-def _margin(to_w, to_z, lengths, relative, absolute):
-    """What rounding can make of half a difference of squared distances, on the way to w too."""
-    return relative * jnp.maximum(jnp.maximum(to_w, to_z), lengths) + absolute * jnp.sqrt(lengths)
 
 
 def _towards(end, point, gap, at_end):
