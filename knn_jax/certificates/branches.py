@@ -14,6 +14,7 @@ from knn_jax.neighbors import search, top_k
 HIGHEST = lax.Precision.HIGHEST
 CUTS = 8  # own rows found at once
 TOGETHER = 3  # branches of an image worked on at once
+ENOUGH = 2.0  # of the upper bound: a branch that is farther is not solved
 TOLERANCE = 4e-5  # of a distance: what the solver may leave of a constraint
 
 
@@ -48,9 +49,8 @@ class Tree(NamedTuple):
         return self.bound.min(1) < self.upper
 
 
-def fooled(model, query, y):
-    """Whether the vote at these features is against class y."""
-    near = search(query, model.banks[0], model.k)
+def fooled(model, near, y):
+    """Whether the vote of the k nearest rows is against class y."""
     return losses.margin(neighbors.votes(model.labels[near.index], model.classes), y) <= 0
 
 
@@ -68,8 +68,8 @@ def lost(model, relative, absolute, y, point, w):
     nearer = (to_z - to_w[..., None]) / 2 >= margin
     nearer |= (lengths == 0) & (w[..., None] < z)  # equal rows are in the bank's order
     sure = (nearer | (z < 0)).all((1, 2))
-    if m > 2 and model.classes > 2:  # else another class has as many votes
-        sure &= fooled(model, point, y)
+    if -(-m // (model.classes - 1)) < m - 1:  # else another class has as many votes as are left to y
+        sure &= fooled(model, search(point, bank, model.k), y)
     return sure, found, to_w.max(-1)
 
 
@@ -88,7 +88,8 @@ def examine(model, relative, box, rival, query, y, absolute, tree):
     stays = (tree.pool >= 0)[:, None] & (tree.pool[:, None, :, None] != left[:, :, None]).all(-1)
     there = (needed[..., None] & (chosen >= 0))[..., None] & stays[:, :, None]
     cell, to_w, to_z, push = _programs(bank, relative, box, query, absolute, w_index, tree.pool, there)
-    weight = cells.solve(cell._replace(lead=cell.lead + push))
+    enough = jnp.broadcast_to(jnp.square(ENOUGH * tree.upper)[:, None] / 2, before.shape)
+    weight = cells.solve(cell._replace(lead=cell.lead + push), enough)
     lower = cells.radius(cell, weight, to_w, to_z, relative) - 4 * absolute[:, None]
     lower = jnp.fmax(lower, before)
     without = _without(cell, weight, to_w, to_z, relative, spare, there.shape)
@@ -109,7 +110,7 @@ def examine(model, relative, box, rival, query, y, absolute, tree):
     better = there & entered & (norm < tree.upper)
     upper = jnp.where(better, norm, tree.upper)
 
-    alone = jnp.where(jnp.sum(chosen >= 0, -1) == 1, bound, 0.0)
+    alone = jnp.where(needed & (jnp.sum(chosen >= 0, -1) == 1), bound, 0.0)  # none that is divided
     known = tree.rival.at[lane[:, None], chosen[..., 0]].max(alone)
     grown = _grown(jnp.where(needed & ~full, bound, jnp.inf), chosen, left, known)
     used = weight.reshape(*place.shape, m, -1).sum(2)[least] > 0

@@ -1,4 +1,4 @@
-"""The exact radius of 1-NN: the distance to the nearest cell of a row of another class."""
+"""The exact radius: of 1-NN the distance to the nearest cell of a row of another class."""
 
 import functools
 from typing import Any, NamedTuple
@@ -28,10 +28,10 @@ ROUNDS = 2000  # of work on one batch, before what is left open is returned so
 
 
 class Exact(NamedTuple):
-    """What brackets the norm of the smallest perturbation that changes the nearest row's class.
+    """What brackets the norm of the smallest perturbation that changes the vote.
 
     lower   no perturbation below it does, float32's rounding in the vote included; 0: none needed
-    upper   of a perturbation of the features that does, by a margin above rounding
+    upper   of a perturbation of the features that does, by a margin above rounding; inf: none found
     closed  whether no cell is left open: rounding and the solver's tolerance are between the two
     point   the perturbed features
     """
@@ -58,18 +58,23 @@ class _Known(NamedTuple):
 
 
 def exact(model: Any, x: Images, y: Labels, *, lipschitz: float = 1.0, box: bool = False) -> Exact:
-    """The smallest change in L2 of the features that changes the class of the nearest row, bracketed.
+    """The smallest change in L2 of the features that takes the vote from class y, bracketed.
 
     On pixels that is the smallest perturbation, with `box` among those that keep them in [0, 1];
     through features of constant `lipschitz` `lower` is a bound on it, and `upper` the best that any
-    such bound could be. The change to a row w of another class is the projection of x on the cell of
-    w against all rows z of class y, a quadratic program (Wang et al. 2019). Cells are taken in the
-    order of their bounds, at first those of bisectors; a program knows the few z that an exact search
-    at its solution found nearer than w; and the next cell's bound above `upper` ends it. Any weights
-    of its dual prove a bound, any point in a cell is an upper one. Time goes as images x rows.
+    such bound could be. For k = 1 the change to a row w of another class is the projection of x on
+    the cell of w against all rows z of class y, a quadratic program (Wang et al. 2019). Cells are
+    taken in the order of their bounds, at first those of bisectors; a program knows the few z that an
+    exact search at its solution found nearer than w; and the next cell's bound above `upper` ends it.
+    Any weights of its dual prove a bound, any point in a cell is an upper one. Time goes as images x
+    rows.
 
-    Raises ValueError for k above 1, where the cells are those of sets of rows and `voronoi` bounds
-    the radius, and for a `box` around features that are not the pixels.
+    For odd k above 1 the cells are those of sets of rows (`sets`), by the same programs. A majority
+    of rows of other classes among the k is what `lower` excludes. It takes the vote from y for k = 3
+    and in two classes; else `upper` is of a point that the vote itself is against, and where those
+    votes are too divided to, the two stay apart and it is not `closed`.
+
+    Raises ValueError for even k, and for a `box` around features that are not the pixels.
     """
     x, y = check(model, x, y, lipschitz)
     if model.k % 2 == 0:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from knn_jax import neighbors
 from knn_jax.certificates import branches
 from knn_jax.certificates.bisectors import every_cell
 from knn_jax.certificates.sides import majority, sides
@@ -41,14 +42,14 @@ def bracket(model: Any, x, y, lipschitz, *, box: bool):
     def batch(x, y):
         query = model.features[0](x)
         count = len(x)
-        near = sides(model, query, y, max(NEAR, m), max(ENDS, m))
+        near = sides(model, query, y, max(NEAR, model.k), max(ENDS, model.k))
+        wrong = branches.fooled(model, neighbors.merge(near.own, near.other, model.k), y)
         relative = near.relative + m * POOL * 2.0**-24  # of sums over the pixels, and over the pool
         bisectors = functools.partial(every_cell, model, norms, relative, place=m)
         bound = in_tiles(bisectors, max(1, SCORED // (rows * NEAR)))(query, y, near.own)
         least, rival = top_k(-bound, rivals + 1)
         least = jnp.maximum(-least - 4 * near.absolute[:, None], 0.0)
         first = jnp.where(jnp.arange(rivals)[None] < m - 1, jnp.inf, least[:, :rivals])
-        wrong = branches.fooled(model, query, y)
         upper, point = _first(model, relative, query, y, near)
         own = near.own.index[:, :POOL]
         tree = branches.Tree(
@@ -89,7 +90,7 @@ def _first(model, relative, query, y, near):
     """The nearest of a few rows of other classes at which class y is lost; inf: none."""
     (bank,) = model.banks
     _, m = majority(model.k)
-    ends = near.other.index[:, : min(ENDS, near.other.index.shape[1])]
+    ends = near.other.index[:, :ENDS]
 
     def one(best, end):
         point = bank[end]
