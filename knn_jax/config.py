@@ -216,7 +216,7 @@ class Certify:
     other: int = 1024
     """Rows of other classes in it."""
     exact: bool = False
-    """Whether to compute the exact radius besides, which there is for k = 1."""
+    """Whether to compute the exact radius besides, which there is for odd k."""
     chunk: int = 1000
     """Images between saves."""
 

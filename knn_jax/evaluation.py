@@ -95,8 +95,10 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
         raise ValueError("nothing is attacked, and certificates cover one of classifier.layers only")
     if recipe.certify.exact and recipe.classifier.metric != "l2":
         raise ValueError("certify.exact is for classifier.metric=l2: certificates are of distances")
-    if recipe.certify.exact and recipe.classifier.k != 1:
-        raise ValueError(f"certify.exact is for classifier.k=1, and it is {recipe.classifier.k}")
+    k = recipe.classifier.k
+    if recipe.certify.exact and k % 2 == 0:
+        other = f"use {k - 1} or {k + 1}, or leave it out"
+        raise ValueError(f"certify.exact is for an odd classifier.k, and it is {k}: {other}")
     for field, value in (
         ("attack.steps", recipe.attack.steps),
         ("attack.starts", recipe.attack.starts),

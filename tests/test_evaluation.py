@@ -406,7 +406,10 @@ BAD = [
     ({"attack": {"starts": 0}}, r"attack\.starts=0"),
     ({"attack": {"chunk": 0}}, r"attack\.chunk=0"),
     ({"certify": {"own": 0}}, r"certify\.own=0"),
-    ({"certify": {"exact": True}}, r"certify\.exact is for classifier\.k=1, and it is 5"),
+    (
+        {"certify": {"exact": True}, "classifier": {"k": 4}},
+        r"certify\.exact is for an odd classifier\.k, and it is 4: use 3 or 5, or leave it out",
+    ),
 ]
 NEW = [  # what a workdir of another network would refuse anyhow
     ({"net": {"weights": "nowhere.npz"}}, r"no file nowhere\.npz"),

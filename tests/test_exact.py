@@ -238,7 +238,9 @@ def test_one_class_alone_is_never_left():
 def test_what_it_does_not_cover_is_refused():
     x, y = images([[0.2, 0.4]]), jnp.array([0])
     rows, labels = [[0.2, 0.2], [0.8, 0.8], [0.5, 0.2]], [0, 1, 1]
-    with pytest.raises(ValueError, match=r"k=3: exact is for k=1; voronoi bounds the radius for any k"):
-        certificates.exact(classifier(rows, labels, k=3), x, y)
+    with pytest.raises(
+        ValueError, match=r"k=2: exact is for odd k; voronoi bounds the radius for any k"
+    ):
+        certificates.exact(classifier(rows, labels, k=2), x, y)
     with pytest.raises(ValueError, match=r"box=True is for features that are the pixels"):
         certificates.exact(classifier(rows, labels, scale=2.0), x, y, box=True)

@@ -12,6 +12,7 @@ from knn_jax.certificates.sides import check, majority, sides
 from knn_jax.classifiers import BATCH, Images, Labels
 from knn_jax.neighbors import in_tiles, top_k
 
+HIGHEST = lax.Precision.HIGHEST
 HELD = 2**25  # numbers of neighbours' features
 
 
@@ -52,7 +53,7 @@ def _voronoi(model, x, y, lipschitz, *, own, other):
         z, w = (bank[n.index] - query[:, None] for n in (near.own, near.other))
         dz, dw = near.own.distance[:, None, :], near.other.distance[:, :, None]
         # About x both norms are distances, so rounding is relative to them here too.
-        squared = jnp.einsum("bwd,bzd->bwz", w, z, precision=lax.Precision.HIGHEST)
+        squared = jnp.einsum("bwd,bzd->bwz", w, z, precision=HIGHEST)
         squared = jnp.square(dw) + jnp.square(dz) - 2 * squared
         absolute = near.absolute[:, None, None]
         apart = jnp.sqrt(jnp.maximum(squared, 0.0) + 4 * near.relative * jnp.square(dw + dz))
@@ -70,3 +71,21 @@ def _voronoi(model, x, y, lipschitz, *, own, other):
 
     tile = max(1, min(BATCH, HELD // ((own + other) * bank.shape[1])))
     return in_tiles(batch, tile)(x, y)
+
+
+def every_cell(model, norms, relative, query, y, own, place=1):
+    """What bisectors with the `own` rows bound every row's cell by, inf for those of class y: (batch,
+    row). A row may be farther than all but `place` - 1 of class y, so the bound counted is that one."""
+    (bank,) = model.banks
+    z, z_norms = bank[own.index], norms[own.index][..., None]
+    q_norms = jnp.sum(jnp.square(query), -1)[:, None]
+    to_w = q_norms + norms[None] - 2 * jnp.matmul(query, bank.T, precision=HIGHEST)
+    to_w = jnp.maximum(to_w - 3 * relative * (q_norms + norms[None]), 0.0)
+    apart = z_norms + norms[None, None] - 2 * jnp.einsum("qzd,rd->qzr", z, bank, precision=HIGHEST)
+    apart = jnp.maximum(apart, 0.0) + 3 * relative * (z_norms + norms[None, None])
+    lead = (1 - 12 * relative) * to_w[:, None] - jnp.square(own.distance)[..., None]
+    bound = jnp.where((apart > 0) & jnp.isfinite(lead), lead / (2 * jnp.sqrt(apart)), 0.0)
+    for _ in range(place - 1):
+        rank = jnp.arange(bound.shape[1])[None, :, None]
+        bound = jnp.where(rank == bound.argmax(1)[:, None], 0.0, bound)
+    return jnp.where(model.labels[None] == y[:, None], jnp.inf, bound.max(1))

@@ -1,6 +1,6 @@
 """The way into the cell of a row: a quadratic program against a few other rows, by its dual."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -32,9 +32,10 @@ class Cell(NamedTuple):
     high: Step
 
 
-def solve(cell: Cell) -> Weights:
+def solve(cell: Cell, enough: Any = jnp.inf) -> Weights:
     """Weights of the rows, at least 0, that maximise the dual; `step` of them is the shortest step
-    into the cell, but for the tolerance.
+    into the cell, but for the tolerance, or prove that half its square is `enough`, as they do at some
+    time where the cell is empty.
 
     The dual is concave, and quadratic while the same pixels are at the box. Each turn maximises one
     such piece and goes as far towards its maximum as the dual rises. Without a box there is one piece.
@@ -48,14 +49,15 @@ def solve(cell: Cell) -> Weights:
         held = jnp.where(free, 0.0, step(cell, weight))
         lead = cell.lead - jnp.einsum("...sd,...d->...s", cell.normal, held, precision=HIGHEST)
         gram = jnp.einsum("...sd,...td->...st", normal, normal, precision=HIGHEST)
-        aim = _ascend(gram, lead, cell.there, weight)
+        aim = _ascend(gram, lead, cell.there, weight, enough)
         ways = [weight + share * (aim - weight) for share in SHARES]
         values = jnp.stack([jnp.sum(way * cell.lead, -1) - loss(cell, way) for way in ways])
         best = jnp.argmax(values, 0)[None]
         after = values.max(0)
         aim = jnp.take_along_axis(jnp.stack(ways), best[..., None], 0)[0]
         weight = jnp.where((after >= before * (1 - ROUNDED))[..., None], aim, weight)
-        return weight, jnp.maximum(after, before), after > before * (1 + ROUNDED), count + 1
+        rises = (after > before * (1 + ROUNDED)) & (after < enough)
+        return weight, jnp.maximum(after, before), rises, count + 1
 
     def more(state):
         return state[2].any() & (state[3] < TURNS)
@@ -85,7 +87,25 @@ def loss(cell: Cell, weight: Weights) -> Float[Array, "*cell"]:
     return jnp.sum(taken * (total - taken / 2), -1)
 
 
-def _ascend(gram, lead, there, weight):
+def radius(cell, weight, to_w, to_z, relative):
+    """The radius that the weights prove, less rounding: of the program, and of the distances that
+    the vote measures at any point within that radius. `to_w` and `to_z` are squared."""
+    lost = loss(cell, weight)
+    value = jnp.sum(weight * cell.lead, -1) - lost
+    reach = jnp.sqrt(2 * jnp.maximum(value, 0.0))[..., None]
+    there = jnp.square(jnp.sqrt(to_w) + reach) + jnp.square(jnp.sqrt(to_z) + reach)
+    length = jnp.sqrt(jnp.sum(jnp.square(step(cell, weight)), -1, keepdims=True))
+    lengths = jnp.sqrt(jnp.sum(jnp.square(cell.normal), -1))
+    wrong = jnp.sum(weight * ((to_w + to_z + there) / 2 + length * lengths), -1) + 2 * lost
+    return jnp.sqrt(2 * jnp.maximum(value - relative * wrong, 0.0))
+
+
+def margin(to_w, to_z, lengths, relative, absolute):
+    """What rounding can make of half a difference of squared distances, on the way to w too."""
+    return relative * jnp.maximum(jnp.maximum(to_w, to_z), lengths) + absolute * jnp.sqrt(lengths)
+
+
+def _ascend(gram, lead, there, weight, enough):
     """The maximum of <lead, m> - m'Gm / 2 over m >= 0: the coordinate that gains most moves, again
     and again."""
     diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1)
@@ -102,7 +122,8 @@ def _ascend(gram, lead, there, weight):
         column = jnp.take_along_axis(gram, best[..., None, :], -1)[..., 0]
         weight = jnp.where(place == best, jnp.maximum(weight + change, 0.0), weight)
         gain = gain[..., 0]
-        return weight, slope - change * column, value + gain, gain > LITTLE * abs(value), count + 1
+        rises = (gain > LITTLE * abs(value)) & (value < enough)
+        return weight, slope - change * column, value + gain, rises, count + 1
 
     def more(state):
         return state[3].any() & (state[4] < MOVES)

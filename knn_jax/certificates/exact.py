@@ -1,4 +1,4 @@
-"""The exact radius of 1-NN: the distance to the nearest cell of a row of another class."""
+"""The exact radius: of 1-NN the distance to the nearest cell of a row of another class."""
 
 import functools
 from typing import Any, NamedTuple
@@ -10,7 +10,8 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from knn_jax.certificates import cells
+from knn_jax.certificates import cells, sets
+from knn_jax.certificates.bisectors import every_cell
 from knn_jax.certificates.sides import check, sides
 from knn_jax.classifiers import BATCH, Images, Labels
 from knn_jax.neighbors import in_tiles, search, top_k
@@ -27,10 +28,10 @@ ROUNDS = 2000  # of work on one batch, before what is left open is returned so
 
 
 class Exact(NamedTuple):
-    """What brackets the norm of the smallest perturbation that changes the nearest row's class.
+    """What brackets the norm of the smallest perturbation that changes the vote.
 
     lower   no perturbation below it does, float32's rounding in the vote included; 0: none needed
-    upper   of a perturbation of the features that does, by a margin above rounding
+    upper   of a perturbation of the features that does, by a margin above rounding; inf: none found
     closed  whether no cell is left open: rounding and the solver's tolerance are between the two
     point   the perturbed features
     """
@@ -57,22 +58,27 @@ class _Known(NamedTuple):
 
 
 def exact(model: Any, x: Images, y: Labels, *, lipschitz: float = 1.0, box: bool = False) -> Exact:
-    """The smallest change in L2 of the features that changes the class of the nearest row, bracketed.
+    """The smallest change in L2 of the features that takes the vote from class y, bracketed.
 
     On pixels that is the smallest perturbation, with `box` among those that keep them in [0, 1];
     through features of constant `lipschitz` `lower` is a bound on it, and `upper` the best that any
-    such bound could be. The change to a row w of another class is the projection of x on the cell of
-    w against all rows z of class y, a quadratic program (Wang et al. 2019). Cells are taken in the
-    order of their bounds, at first those of bisectors; a program knows the few z that an exact search
-    at its solution found nearer than w; and the next cell's bound above `upper` ends it. Any weights
-    of its dual prove a bound, any point in a cell is an upper one. Time goes as images x rows.
+    such bound could be. For k = 1 the change to a row w of another class is the projection of x on
+    the cell of w against all rows z of class y, a quadratic program (Wang et al. 2019). Cells are
+    taken in the order of their bounds, at first those of bisectors; a program knows the few z that an
+    exact search at its solution found nearer than w; and the next cell's bound above `upper` ends it.
+    Any weights of its dual prove a bound, any point in a cell is an upper one. Time goes as images x
+    rows.
 
-    Raises ValueError for k above 1, where the cells are those of sets of rows and `voronoi` bounds
-    the radius, and for a `box` around features that are not the pixels.
+    For odd k above 1 the cells are those of sets of rows (`sets`), by the same programs. A majority
+    of rows of other classes among the k is what `lower` excludes. It takes the vote from y for k = 3
+    and in two classes; else `upper` is of a point that the vote itself is against, and where those
+    votes are too divided to, the two stay apart and it is not `closed`.
+
+    Raises ValueError for even k, and for a `box` around features that are not the pixels.
     """
     x, y = check(model, x, y, lipschitz)
-    if model.k != 1:
-        raise ValueError(f"k={model.k}: exact is for k=1; voronoi bounds the radius for any k")
+    if model.k % 2 == 0:
+        raise ValueError(f"k={model.k}: exact is for odd k; voronoi bounds the radius for any k")
     if box and not _pixels(model):
         raise ValueError("box=True is for features that are the pixels, x.reshape(len(x), -1)")
     return _exact(model, x, y, jnp.float32(lipschitz), box=box)
@@ -87,6 +93,8 @@ def _pixels(model):
 
 @functools.partial(jax.jit, static_argnames="box")
 def _exact(model, x, y, lipschitz, *, box):
+    if model.k > 1:
+        return Exact(*sets.bracket(model, x, y, lipschitz, box=box))
     (bank,) = model.banks
     rows = bank.shape[0]
     norms = jnp.sum(jnp.square(bank), -1)
@@ -95,7 +103,7 @@ def _exact(model, x, y, lipschitz, *, box):
         query = model.features[0](x)
         near = sides(model, query, y, NEAR, 1)
         relative = near.relative + POOL * 2.0**-24  # of sums over the pixels, and over the pool
-        bisectors = functools.partial(_bisectors, model, norms, relative)
+        bisectors = functools.partial(every_cell, model, norms, relative)
         bound = in_tiles(bisectors, max(1, SCORED // (rows * NEAR)))(query, y, near.own)
         bound = jnp.maximum(bound - 4 * near.absolute[:, None], 0.0)
         away, w = near.other.distance[:, 0], near.other.index[:, 0]
@@ -129,20 +137,6 @@ def _exact(model, x, y, lipschitz, *, box):
     return in_tiles(batch, max(1, min(BATCH, HELD // rows)))(x, y)
 
 
-def _bisectors(model, norms, relative, query, y, own):
-    """What `voronoi` knows of every row's cell, inf for those of class y: (batch, row)."""
-    (bank,) = model.banks
-    z, z_norms = bank[own.index], norms[own.index][..., None]
-    q_norms = jnp.sum(jnp.square(query), -1)[:, None]
-    to_w = q_norms + norms[None] - 2 * jnp.matmul(query, bank.T, precision=HIGHEST)
-    to_w = jnp.maximum(to_w - 3 * relative * (q_norms + norms[None]), 0.0)
-    apart = z_norms + norms[None, None] - 2 * jnp.einsum("qzd,rd->qzr", z, bank, precision=HIGHEST)
-    apart = jnp.maximum(apart, 0.0) + 3 * relative * (z_norms + norms[None, None])
-    lead = (1 - 12 * relative) * to_w[:, None] - jnp.square(own.distance)[..., None]
-    bound = jnp.where((apart > 0) & jnp.isfinite(lead), lead / (2 * jnp.sqrt(apart)), 0.0).max(1)
-    return jnp.where(model.labels[None] == y[:, None], jnp.inf, bound)
-
-
 def _examine(model, relative, box, query, y, absolute, known):
     """What is known after work on the cells of the least bounds: all are bounded better, and the
     least of them is entered, or else rows are found that are in the way."""
@@ -162,7 +156,7 @@ def _examine(model, relative, box, query, y, absolute, known):
         high=jnp.broadcast_to((high - query)[:, None], (*w.shape, query.shape[1])),
     )
     weight = cells.solve(cell)
-    bound = _bound(cell, weight, to_w[..., None], to_z[:, None], relative) - 4 * absolute[:, None]
+    bound = cells.radius(cell, weight, to_w[..., None], to_z[:, None], relative) - 4 * absolute[:, None]
     bound = jnp.maximum(bound, -before)
     least = jnp.argmin(bound, 1)
     every = (cell, weight, bound, bank[w], to_w[..., None])
@@ -172,7 +166,7 @@ def _examine(model, relative, box, query, y, absolute, known):
     away = cells.step(cell, weight)
     lengths = jnp.sum(jnp.square(cell.normal), -1)
     gap = jnp.einsum("lsd,ld->ls", cell.normal, away, precision=HIGHEST) - cell.lead
-    margin = 1.25 * _margin(
+    margin = 1.25 * cells.margin(
         to_w, to_z, lengths, relative, absolute[:, None]
     )  # not to be short again below
     gap = jnp.where(there & (lengths > 0), gap - margin, jnp.inf)  # a row equal to w is never nearer
@@ -182,7 +176,7 @@ def _examine(model, relative, box, query, y, absolute, known):
     to_z = jnp.square(found.distance)
     new = (to_z < to_w) & (found.index[..., None] != known.pool[:, None]).all(-1)
     lengths = jnp.sum(jnp.square(end[:, None] - bank[found.index]), -1)
-    gap = (to_z - to_w) / 2 - _margin(to_w, to_z, lengths, relative, absolute[:, None])
+    gap = (to_z - to_w) / 2 - cells.margin(to_w, to_z, lengths, relative, absolute[:, None])
     gap = jnp.where((found.index >= 0) & (lengths > 0), gap, jnp.inf)
     point = jnp.clip(_towards(end, point, gap, lengths / 2), low, high)
     norm = jnp.sqrt(jnp.sum(jnp.square(point - query), -1)) * (1 + relative)
@@ -202,24 +196,6 @@ def _examine(model, relative, box, query, y, absolute, known):
         point=jnp.where(better[:, None], point, known.point),
         pool=jnp.take_along_axis(pool, order[:, :POOL], 1),
     )
-
-
-def _bound(cell, weight, to_w, to_z, relative):
-    """The radius that the weights prove, less rounding: of the program, and of the distances that
-    the vote measures at any point within that radius. `to_w` and `to_z` are squared."""
-    lost = cells.loss(cell, weight)
-    value = jnp.sum(weight * cell.lead, -1) - lost
-    radius = jnp.sqrt(2 * jnp.maximum(value, 0.0))[..., None]
-    there = jnp.square(jnp.sqrt(to_w) + radius) + jnp.square(jnp.sqrt(to_z) + radius)
-    length = jnp.sqrt(jnp.sum(jnp.square(cells.step(cell, weight)), -1, keepdims=True))
-    lengths = jnp.sqrt(jnp.sum(jnp.square(cell.normal), -1))
-    wrong = jnp.sum(weight * ((to_w + to_z + there) / 2 + length * lengths), -1) + 2 * lost
-    return jnp.sqrt(2 * jnp.maximum(value - relative * wrong, 0.0))
-
-
-def _margin(to_w, to_z, lengths, relative, absolute):
-    """What rounding can make of half a difference of squared distances, on the way to w too."""
-    return relative * jnp.maximum(jnp.maximum(to_w, to_z), lengths) + absolute * jnp.sqrt(lengths)
 
 
 def _towards(end, point, gap, at_end):
