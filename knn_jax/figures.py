@@ -13,6 +13,7 @@ from knn_jax.evaluation import Defended, Outcome
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+COLORS = ("C3", "C1", "C4", "C5", "C8", "C9", "C7", "C0")  # of attacks
 SHOWN = 6  # examples in the grid
 
 
@@ -31,8 +32,13 @@ def curve(report, attacked, certified, correct) -> bytes:
     )
     for norm, axis in zip(norms, axes[0], strict=True):
         runs = [(name, outcome) for (name, of), outcome in attacked.items() if of == norm]
-        for color, (name, outcome) in zip(("C3", "C1", "C4", "C5"), runs, strict=False):
-            _steps(axis, correct, outcome.arrays["norm"], f"after {name}", color)
+        entries = {entry["name"]: entry for entry in report["attacks"] if entry["norm"] == norm}
+        for color, (name, outcome) in zip(COLORS, runs, strict=False):
+            if "trials" in outcome.arrays:
+                start = np.mean(correct[: len(outcome.arrays["norm"])])
+                _points(axis, entries[name], start, f"after {name}", color)
+            else:
+                _steps(axis, correct, outcome.arrays["norm"], f"after {name}", color)
         if norm == "l2":
             for color, (name, outcome) in zip(("C0", "C2", "C6"), certified.items(), strict=False):
                 _steps(axis, correct, outcome.arrays["radius"], f"certified: {name}", color)
@@ -51,6 +57,15 @@ def _steps(axis, correct, lengths, label, color) -> None:
     share = 1 - np.arange(1, len(finite) + 1) / len(lengths)
     start = np.mean(lengths > 0)
     axis.step(np.r_[0, finite], np.r_[start, share], where="post", label=label, color=color)
+
+
+def _points(axis, entry, start, label, color) -> None:
+    """Accuracy at each radius of an attack in balls, over several trials with its 95% interval."""
+    accuracy = entry.get("mean_acc", entry["robust_acc"])
+    reach = entry.get("interval", dict.fromkeys(accuracy, 0.0))
+    radii = [0.0, *map(float, accuracy)]
+    shown = {"marker": "o", "markersize": 4, "capsize": 3, "label": label, "color": color}
+    axis.errorbar(radii, [start, *accuracy.values()], [0.0, *reach.values()], **shown)
 
 
 def norms(report, attacked, norm) -> bytes:

@@ -47,8 +47,9 @@ def write(
     pictures = {"curve.png": figures.curve(report, attacked, certified, clean == labels)}
     if attacked:
         pictures["examples.png"] = figures.examples(defended, clean, next(iter(attacked.values())))
-    for norm in rivals(attacked):
-        pictures[f"norms_{norm}.png"] = figures.norms(report, attacked, norm)
+    searched = {pair: o for pair, o in attacked.items() if "trials" not in o.arrays}  # not in balls
+    for norm in rivals(searched):
+        pictures[f"norms_{norm}.png"] = figures.norms(report, searched, norm)
     if found.credibility:
         pictures["credibility.png"] = figures.credibility(report, found.credibility)
     for name, picture in pictures.items():

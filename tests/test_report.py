@@ -137,6 +137,38 @@ def test_what_is_written_is_what_is_returned(defended, tmp_path):
     )
 
 
+def in_balls(trials):
+    """Of `trials` (5, count), the norms that each trial found."""
+    found = attacked(trials[:, 0])
+    ask = {
+        "temperature": np.full((5, 1), 0.5, np.float32),
+        "weights": np.ones((5, 1), np.float32),
+        "information_clean": np.array([1.0, 2.0, 3.0, 99.0, 2.0], np.float32),
+        "information_adversarial": np.array([0.5, 0.5, 2.5, 99.0, 0.5], np.float32),
+        "confidence": np.array([1.0, 0.9, 1.0, 1.0, 1.0], np.float32),
+    }
+    return found._replace(arrays={**found.arrays, "trials": trials, **ask})
+
+
+def test_an_attack_in_balls_over_three_trials(defended, tmp_path):
+    """Within 0.5 two, three and four of five images are left; the fourth is wrong anyhow."""
+    inf = np.inf
+    trials = np.array([[0.5, inf, inf], [0.5, 0.5, 1.0], [inf] * 3, [0.0] * 3, [inf] * 3], np.float32)
+    outcomes = {("ask", "l2"): in_balls(trials), L2: attacked()}
+    summary = report.write(RECIPE, defended, CLEAN, outcomes, {}, tmp_path)
+    found = summary["attacks"][0]
+    assert found["robust_acc"]["0.5"] == pytest.approx(2 / 5)
+    assert found["trials"] == 3
+    assert found["mean_acc"]["0.5"] == pytest.approx(3 / 5)
+    assert found["interval"]["0.5"] == pytest.approx(1.96 * 0.2 / 3**0.5)
+    assert found["mean_acc"]["1.0"] == pytest.approx((2 + 3 + 3) / 15)
+    assert (found["temperature"], found["weights"]) == ([0.5], [1.0])
+    assert found["information"] == {"clean": 2.0, "adversarial": 1.0}
+    assert found["agreed"] == {"fell": 0.5, "resisted": 1.0}
+    assert not (tmp_path / "norms_l2.png").exists()  # one of the two searched for no norm
+    assert "trials" not in summary["attacks"][1]
+
+
 def test_where_no_attack_succeeds_there_is_no_mean(defended, tmp_path):
     never = attacked(np.where(CLEAN == LABELS, np.inf, 0).astype(np.float32))
     report.write(RECIPE, defended, CLEAN, {L2: never}, {"margin": certified()}, tmp_path)
