@@ -8,6 +8,11 @@ VGG16 takes 0.6 GFLOP an image. Its baselines AT, AT + SNN and TRADES are `--def
 `soft_neighbors` and `trades`, each with its `--name` and `--workdir`. The paper's attacks are on the
 network trained by AT (Tables 1 and 3).
 
+Its studies: Table 3 is `--classifier.layers`, Table 4 that beside `--ball.layers`, Figure 4
+`--ball.temperature` and `--ball.k`, Table 9 `--ball.targeted`, Table 10 `--ball.drawn`, Table 11
+`--classifier.k` beside `--ball.k`, Table 12 `--ball.k` beside `--ball.others`, Table 14
+`--ball.steps`; the similarity of Table 1's other half is `--ball.metric l2 --classifier.metric l2`.
+
 Table 6 reports, for all 10,000 test images, accuracies of .459 on both layers, .427 and .436 on conv3
 and conv4 (`--classifier.layers conv4`) under ASK-Atk within 8/255, on images that are no JPEG copy.
 """
