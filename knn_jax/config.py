@@ -166,6 +166,16 @@ class Attack:
     seed: int = 0
     """Of the noise."""
 
+    def pairs(self) -> list[tuple[str, Literal["l2", "linf"]]]:
+        """Each attack with each norm that it has."""
+        alone = ("guided", "hinged", "boundary")
+        return [
+            (name, norm)
+            for name in self.names
+            for norm in self.norms
+            if norm == "l2" or name not in alone
+        ]
+
 
 @dataclass(frozen=True)
 class Ball:

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from knn_jax import analysis, data
+from knn_jax.chunks import Chunks, Outcome
 from knn_jax.config import Config
-from knn_jax.evaluation import Attacked, Chunks, Defended, Outcome
+from knn_jax.evaluation import Attacked
+from knn_jax.recipes import Defended
 
 
 class Trust(NamedTuple):

@@ -8,7 +8,8 @@ import matplotlib
 import numpy as np
 
 from knn_jax import neighbors
-from knn_jax.evaluation import Defended, Outcome
+from knn_jax.chunks import Outcome
+from knn_jax.recipes import Defended
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

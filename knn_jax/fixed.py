@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from knn_jax import attacks, balls, classifiers, config, progress
+from knn_jax.chunks import Chunks, Outcome
 from knn_jax.config import Config
-from knn_jax.evaluation import Chunks, Defended, Outcome, bank
+from knn_jax.recipes import Defended, bank
 
 CONFIDENT = 50  # neighbours by whose votes images are told apart that resist ask (paper 4, VI.A)
 NAMES = ("pgd", "ask", "dknn", "adv_knn")

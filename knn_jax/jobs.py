@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from knn_jax import data, diagnosis, evaluation, fixed, progress, report, workdir
+from knn_jax import data, diagnosis, evaluation, fixed, progress, recipes, report, workdir
 from knn_jax.config import Config
 
 
 def train(recipe: Config, path: str) -> None:
     """Trains, or goes on from the checkpoint in the workdir."""
     dataset, folder = _open(recipe, path)
-    evaluation.network(recipe, dataset, folder)
+    recipes.network(recipe, dataset, folder)
     print(f"trained: {folder / 'checkpoints'}")
 
 
@@ -37,7 +37,7 @@ def certifiable(recipe: Config) -> bool:
 def _open(recipe: Config, path: str) -> tuple[data.Dataset, Path]:
     """Everything that can be wrong with a recipe is found here, before the long work."""
     dataset = data.load(recipe.data, progress.track)
-    evaluation.check(recipe, dataset)
+    recipes.check(recipe, dataset)
     fixed.check(recipe)
     diagnosis.check(recipe, dataset)
     return dataset, workdir.claim(path, recipe)
@@ -45,10 +45,10 @@ def _open(recipe: Config, path: str) -> tuple[data.Dataset, Path]:
 
 def _evaluate(recipe: Config, path: str, *, run: bool) -> None:
     dataset, folder = _open(recipe, path)
-    defended = evaluation.defend(recipe, dataset, folder)
+    defended = recipes.defend(recipe, dataset, folder)
     clean = evaluation.predict(recipe, defended, folder)
     outcomes = []
-    for pair in evaluation.pairs(recipe.attack):
+    for pair in recipe.attack.pairs():
         attack = fixed.attack if pair[0] in fixed.NAMES else evaluation.attack
         outcomes.append((pair, attack(recipe, defended, *pair, folder, run=run)))
     attacked = {pair: outcome for pair, outcome in outcomes if outcome}

@@ -18,9 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from knn_jax import balls, diagnosis, evaluation, figures, pages, progress
+from knn_jax.chunks import Outcome
 from knn_jax.config import Config
 from knn_jax.diagnosis import NOTHING, Diagnosis
-from knn_jax.evaluation import Attacked, Defended, Outcome
+from knn_jax.evaluation import Attacked
+from knn_jax.recipes import Defended
 from knn_jax.workdir import whole
 
 WORST = "least of all"

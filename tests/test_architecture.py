@@ -29,6 +29,8 @@ LEVELS = {
     "evaluation": 4,
     "diagnosis": 4,
     "fixed": 4,
+    "chunks": 4,
+    "recipes": 4,
     "compare": 4,
     "report": 4,
     "pages": 4,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from knn_jax import analysis, attacks, config, data, diagnosis, evaluation, jobs, pages
+from knn_jax import analysis, attacks, config, data, diagnosis, jobs, pages, recipes
 from knn_jax.attacks import Found
-from knn_jax.evaluation import Outcome
+from knn_jax.chunks import Outcome
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -36,7 +36,7 @@ def dataset():
 def defended(dataset, tmp_path_factory):
     """A 5-NN of 200 digits, calibrated by 20."""
     recipe = pixels()
-    model = evaluation.defend(recipe, dataset, tmp_path_factory.mktemp("none"))
+    model = recipes.defend(recipe, dataset, tmp_path_factory.mktemp("none"))
     valid = data.Split(*(array[:20] for array in dataset.valid))
     return recipe, model._replace(dataset=dataset._replace(valid=valid))
 
@@ -143,7 +143,7 @@ def test_a_dimension_that_is_infinite_is_left_out_of_the_mean():
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_the_work(tmp_path, monkeypatch, analyze, words):
-    monkeypatch.setattr(evaluation, "defend", refuse)
+    monkeypatch.setattr(recipes, "defend", refuse)
     with pytest.raises(ValueError, match=words) as error:
         jobs.attack(measuring(pixels(), **analyze), str(tmp_path / "run"))
     assert "\n" not in str(error.value)

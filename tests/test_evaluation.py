@@ -11,7 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from knn_jax import attacks, certificates, classifiers, config, data, evaluation, jobs, training
+from knn_jax import (
+    attacks,
+    certificates,
+    chunks,
+    classifiers,
+    config,
+    data,
+    evaluation,
+    jobs,
+    recipes,
+    training,
+)
 from knn_jax.attacks import Found
 
 pytestmark = pytest.mark.usefixtures("trains", "quick")
@@ -217,7 +228,7 @@ def test_training_before_attacking_is_the_same(small, tmp_path, monkeypatch):
     assert not (tmp_path / "report.json").exists()
     monkeypatch.setattr(training, "_step", refuse)
     dataset = data.load(recipe.data)
-    one, other = (evaluation.defend(recipe, dataset, place) for place in (folder, tmp_path))
+    one, other = (recipes.defend(recipe, dataset, place) for place in (folder, tmp_path))
     assert one.fingerprint == other.fingerprint == read(folder)["fingerprint"]
 
 
@@ -263,7 +274,7 @@ def cheap(key, model, x, y, *, norm, steps, starts):
 @pytest.fixture(scope="module")
 def defended(tmp_path_factory):
     dataset = data.load(PIXELS.data)
-    return evaluation.defend(PIXELS, dataset, tmp_path_factory.mktemp("none"))
+    return recipes.defend(PIXELS, dataset, tmp_path_factory.mktemp("none"))
 
 
 @pytest.fixture
@@ -295,7 +306,7 @@ def equal(one, other, count=None):
 def test_a_killed_run_goes_on_where_it_was(tmp_path, defended, asked, monkeypatch):
     whole = attack(tmp_path / "whole", defended)
     assert asked == [0, 4, 8]
-    save = evaluation.np.savez
+    save = chunks.np.savez
 
     def killed(stream, **arrays):
         if len(arrays["norm"]) < 4:  # the last chunk, of 2
@@ -304,7 +315,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, defended, asked, monkeypatc
         save(stream, **arrays)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation.np, "savez", killed)
+        patch.setattr(chunks.np, "savez", killed)
         with pytest.raises(KeyboardInterrupt):
             attack(tmp_path / "cut", defended)
     asked.clear()
@@ -344,7 +355,7 @@ def test_another_classifier_computes_anew(tmp_path, defended, asked):
     attack(tmp_path, defended)
     for change in ({"k": 3}, {"bank_rows": 150}):
         recipe = altered(PIXELS, classifier=change)
-        other = evaluation.defend(recipe, defended.dataset, tmp_path)
+        other = recipes.defend(recipe, defended.dataset, tmp_path)
         asked.clear()
         attack(tmp_path, other)
         assert asked == [0, 4, 8], change
@@ -375,7 +386,7 @@ def test_each_attack_is_run_in_the_norms_that_it_has(tmp_path, defended, monkeyp
     recipe = altered(
         PIXELS, attack={"images": 10, "baseline_images": 7, "names": names, "norms": ("linf", "l2")}
     )
-    pairs = evaluation.pairs(recipe.attack)
+    pairs = recipe.attack.pairs()
     assert pairs == [
         ("minimum_norm", "linf"),
         ("minimum_norm", "l2"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from knn_jax import attacks, config, data, evaluation, fixed
+from knn_jax import attacks, config, data, fixed, recipes
 
 pytestmark = pytest.mark.usefixtures("quick")
 RADII = (0.05, 0.3)
@@ -28,7 +28,7 @@ def recipe():
 @pytest.fixture(scope="module")
 def defended(recipe, quick, tmp_path_factory):
     dataset = data.load(recipe.data)
-    return evaluation.defend(recipe, dataset, tmp_path_factory.mktemp("net"))
+    return recipes.defend(recipe, dataset, tmp_path_factory.mktemp("net"))
 
 
 @pytest.fixture(scope="module")

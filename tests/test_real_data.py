@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from knn_jax import analysis, attacks, certificates, config, data, evaluation
+from knn_jax import analysis, attacks, certificates, config, data, recipes
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 MNIST = SHARED / "mnist.npz"
@@ -43,7 +43,7 @@ def basic(dataset, tmp_path_factory):
         net=config.Net(name="mnist", weights=str(SHARED / "mnist_basic_weights.npz")),
         classifier=config.Classifier(layers=("relu3",), k=75),
     )
-    return recipe, evaluation.defend(recipe, dataset, tmp_path_factory.mktemp("basic")).model
+    return recipe, recipes.defend(recipe, dataset, tmp_path_factory.mktemp("basic")).model
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def nearest(dataset, tmp_path_factory):
         net=config.Net(name="pixels"),
         classifier=config.Classifier(layers=("pixels",), k=1),
     )
-    return evaluation.defend(recipe, dataset, tmp_path_factory.mktemp("pixels")).model
+    return recipes.defend(recipe, dataset, tmp_path_factory.mktemp("pixels")).model
 
 
 def test_the_split_is_the_authors(dataset):
@@ -67,7 +67,7 @@ def test_the_split_is_the_authors(dataset):
 
 
 def test_the_network_is_right_on_9878(basic, dataset, test_set, tmp_path):
-    net, variables = evaluation.network(basic[0], dataset, tmp_path)
+    net, variables = recipes.network(basic[0], dataset, tmp_path)
     logits = jax.jit(lambda variables, x: net.apply(variables, x)[0])
     x, y = test_set
     right = sum(
@@ -106,7 +106,7 @@ def test_the_authors_attacks_and_one_on_the_bare_network(basic, dataset, test_se
     """4 images and fewer rounds than theirs; all of them, for 50 images, are in the README."""
     (recipe, model), (x, y) = basic, test_set
     x, y = x[:4], y[:4]
-    net, variables = evaluation.network(recipe, dataset, tmp_path)
+    net, variables = recipes.network(recipe, dataset, tmp_path)
     logits = Partial(lambda variables, x: net.apply(variables, x)[0], variables)
     guided = attacks.guided(KEY, model, x, y, rounds=4)
     hinged = attacks.hinged(KEY, model, x, y, steps=300, rounds=4, refresh=100)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from knn_jax import classifiers, config, data, pages, report
-from knn_jax.evaluation import Defended, Outcome
+from knn_jax.chunks import Outcome
+from knn_jax.recipes import Defended
 
 # Five test images; the fourth is misclassified, the third resists the attack.
 LABELS = np.array([0, 1, 0, 1, 0], np.int32)
