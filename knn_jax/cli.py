@@ -61,4 +61,14 @@ def parse(argv: list[str], about: str) -> tuple[Config, str]:
         prog=f"{Path(script).name} {file}",
         description=f"{about}\n\n{module.get('__doc__') or ''}",
     )
-    return Config(**{name: getattr(given, name) for name in knobs}), given.workdir
+    asked = Config(**{name: getattr(given, name) for name in knobs})
+    if _told(asked) != _told(recipe):
+        asked = dataclasses.replace(asked, reported={})
+    return asked, given.workdir
+
+
+def _told(recipe: Config) -> tuple:
+    """What a paper's figures are of, beside the layers."""
+    classifier, ball = recipe.classifier, recipe.ball
+    attack = (ball.layers, ball.k, ball.others, ball.metric, ball.targeted, ball.drawn)
+    return recipe.name, recipe.net.name, recipe.defense, classifier.k, classifier.metric, attack

@@ -82,7 +82,7 @@ def worst(outcomes: Sequence[Outcome]) -> Outcome:
         return np.stack(full)
 
     least = each("norm", np.inf).argmin(0)
-    names = set.intersection(*(set(outcome.arrays) for outcome in outcomes))
+    names = set.intersection(*(set(outcome.arrays) for outcome in outcomes)) - {"trials"}
     arrays = {name: each(name, 0)[least, np.arange(images)] for name in sorted(names)}
     arrays["gradients"] = each("gradients", 0).sum(0)
     seconds, compiling = sum(o.seconds for o in outcomes), sum(o.compile_seconds for o in outcomes)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from knn_jax import attacks, balls, classifiers, config, progress
+from knn_jax import attacks, balls, classifiers, config, data, progress
 from knn_jax.chunks import Chunks, Outcome
 from knn_jax.config import Config
 from knn_jax.recipes import Defended, bank
@@ -17,8 +17,8 @@ CONFIDENT = 50  # neighbours by whose votes images are told apart that resist as
 NAMES = ("pgd", "ask", "dknn", "adv_knn")
 
 
-def check(recipe: Config) -> None:
-    """Raises ValueError for numbers that are too small."""
+def check(recipe: Config, dataset: data.Dataset) -> None:
+    """Raises ValueError, before any long work, for what attacks in balls cannot be given."""
     knobs = recipe.ball
     numbers: dict[str, float] = {
         "step_size": knobs.step_size,
@@ -32,8 +32,18 @@ def check(recipe: Config) -> None:
     for name in ("refresh", "refresh_ask", "tune", "k", "others"):
         if getattr(knobs, name) < 0:
             raise ValueError(f"ball.{name}={getattr(knobs, name)}: it must not be below 0")
-    if knobs.tune > recipe.attack.images:
-        raise ValueError(f"ball.tune={knobs.tune}: attack.images are {recipe.attack.images}")
+    tests, rows = len(dataset.test.labels), len(dataset.train.labels)
+    if knobs.tune > tests:
+        raise ValueError(f"ball.tune={knobs.tune}: the test set has {tests} images")
+    rows = min(recipe.classifier.bank_rows or rows, rows)
+    for name in ("k", "others"):
+        if getattr(knobs, name) > rows:
+            raise ValueError(f"ball.{name}={getattr(knobs, name)} asked of a bank of {rows} rows")
+    for name, norm in recipe.attack.pairs():
+        field = "radii" if norm == "l2" else "radii_linf"
+        radii = getattr(recipe.attack, field)
+        if name in NAMES and not (radii and min(radii) >= 0):
+            raise ValueError(f"attack.{field}={radii}: {name} needs radii of 0 or more")
 
 
 def attack(

@@ -38,7 +38,7 @@ def _open(recipe: Config, path: str) -> tuple[data.Dataset, Path]:
     """Everything that can be wrong with a recipe is found here, before the long work."""
     dataset = data.load(recipe.data, progress.track)
     recipes.check(recipe, dataset)
-    fixed.check(recipe)
+    fixed.check(recipe, dataset)
     diagnosis.check(recipe, dataset)
     return dataset, workdir.claim(path, recipe)
 

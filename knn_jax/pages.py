@@ -149,6 +149,8 @@ def page(report: dict[str, Any], pictures: dict[str, bytes]) -> str:
     )
     told = f"<h2>Reported by the paper</h2><table>{told}</table>" if told else ""
     told = "".join(map(_html, measured(report))) + told
+    lipschitz = report["lipschitz"]
+    bound = f"Lipschitz constant of the features: at most {lipschitz:.4g}." if lipschitz else ""
     details = html.escape(json.dumps(report, indent=2))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(report["name"])}</title><style>
@@ -162,8 +164,7 @@ pre {{ background: #f6f6f6; padding: 1rem; overflow: auto }}
 <h1>{html.escape(report["name"])}</h1>
 <p>{html.escape(headline(report))}. Accuracies are over all images, a misclassified one is never
 robust; norms are over successful attacks on correctly classified images. Certified radii above an
-attack's norm: {report["violations"]}. Lipschitz constant of the features: at most
-{report["lipschitz"]:.4g}.</p>
+attack's norm: {report["violations"]}. {bound}</p>
 <table><tr>{head}</tr>{body}</table>
 {told}
 {images}

@@ -53,7 +53,8 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     variables = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
     if not recipe.classifier.layers:
         raise ValueError("classifier.layers is empty: name at least one")
-    nets.features(net, variables, (*recipe.classifier.layers, *recipe.ball.layers), shape)
+    layers = (*recipe.classifier.layers, *recipe.ball.layers, *recipe.defense.layers)
+    nets.features(net, variables, layers, shape)
     rows = recipe.classifier.bank_rows or len(dataset.train.labels)
     rows = min(rows, len(dataset.train.labels))
     if not 1 <= recipe.classifier.k <= rows:

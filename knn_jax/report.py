@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import os
 import platform
 import shlex
@@ -16,6 +17,7 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from scipy import stats
 
 from knn_jax import balls, diagnosis, evaluation, figures, pages, progress
 from knn_jax.chunks import Outcome
@@ -91,7 +93,7 @@ def summary(
         "fingerprint": defended.fingerprint,
         "n": len(correct),
         "clean_acc": float(np.mean(correct)),
-        "lipschitz": defended.lipschitz,
+        "lipschitz": defended.lipschitz if math.isfinite(defended.lipschitz) else None,
         "attacks": [
             _attack(recipe, name, norm, outcome, correct)
             for (name, norm), outcome in (attacked | worst_cases(attacked)).items()
@@ -155,29 +157,32 @@ def _attack(
 def _trials(arrays: dict[str, np.ndarray], radii, correct) -> dict[str, Any]:
     """Of an attack in balls: over several trials the mean accuracy and how far its 95% interval goes.
 
-    Of ask what it chose, how much images tell of their class, and the share of images whose 50 nearest
-    rows agree, of those that fell and those that resisted.
+    Of ask what it chose, how much the images that fell tell of their class before and after, and the
+    share of images whose 50 nearest rows agree, of those that fell and those that resisted.
     """
     found: dict[str, Any] = {}
     if "confidence" in arrays:
         found |= {name: arrays[name][0].tolist() for name in ("temperature", "weights")}
+        right = correct & (arrays["norm"] > 0)
+        fell, resisted = right & arrays["success"], right & ~arrays["success"]
         found["information"] = {
-            what: float(arrays[f"information_{what}"][correct].mean())
-            for what in ("clean", "adversarial")
+            kind: _mean(arrays[f"information_{kind}"][fell]) for kind in ("clean", "adversarial")
         }
-        agree, fell = arrays["confidence"] == 1, arrays["success"]
-        found["agreed"] = {
-            what: float(agree[chosen].mean()) if chosen.any() else None
-            for what, chosen in (("fell", correct & fell), ("resisted", correct & ~fell))
-        }
+        agree = arrays["confidence"] == 1
+        found["agreed"] = {"fell": _mean(agree[fell]), "resisted": _mean(agree[resisted])}
     trials = arrays.get("trials", np.zeros((0, 1)))
     count = trials.shape[1]
     if count > 1:
         accuracy = {str(r): np.mean(correct[:, None] & (trials > r), 0) for r in radii}
         found["trials"] = count
         found["mean_acc"] = {r: float(a.mean()) for r, a in accuracy.items()}
-        found["interval"] = {r: float(1.96 * a.std(ddof=1) / count**0.5) for r, a in accuracy.items()}
+        half = stats.t.ppf(0.975, count - 1) / count**0.5
+        found["interval"] = {r: float(half * a.std(ddof=1)) for r, a in accuracy.items()}
     return found
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
 def _certificate(recipe: Config, name: str, outcome: Outcome, correct: np.ndarray) -> dict[str, Any]:

@@ -234,6 +234,17 @@ def test_shares_are_all_on_the_simplex():
     ]  # fmt: skip
 
 
+def test_arrays_may_be_closed_over_in_the_callers_jit(model):
+    x, y = points(3, seed=1)
+    settings = {"steps": 2, "temperature": jnp.array([0.03, 0.1]), "weights": jnp.array([0.7, 0.3])}
+
+    def attack(key, eps):
+        return attacks.ask(key, model, x, y, eps=eps, **settings).image
+
+    inside = jax.jit(lambda key: attack(key, jnp.float32(0.1)))(KEY)
+    np.testing.assert_allclose(inside, attack(KEY, 0.1), atol=1e-6)
+
+
 def test_numbers_are_arguments_of_one_program():
     features, passes = counted()
     bank = classifiers.knn(features, *points(12), k=2)
@@ -251,6 +262,9 @@ def test_numbers_are_arguments_of_one_program():
         (attacks.ask, {"steps": 0}, "steps=0, .* at least 1"),
         (attacks.ask, {"others": 0}, "others=0: each must be at least 1"),
         (attacks.ask, {"temperature": 0.0}, "temperature=0.0: it must be above 0"),
+        (attacks.ask, {"step_size": -1.0}, "step_size=-1.0: it must be 0 or more"),
+        (attacks.ask, {"weights": (1.0, -1.0)}, "they must be 0 or more"),
+        (attacks.tune, {"shares": 1}, "shares=1: a weight needs at least 2 values"),
         (attacks.ask, {"weights": (1.0,)}, r"weights of shape \(1,\) for 2 layers: give one to each"),
         (attacks.dknn, {"slope": 0.0}, "guides=3, slope=0.0: each must be above 0"),
         (attacks.dknn, {"eps": -1.0}, "eps=-1.0: it must be 0 or more"),

@@ -71,6 +71,22 @@ def test_overrides_reach_their_knobs_and_no_others():
 
 
 @pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        (["--data.name", "other.npz", "--attack.images", "5", "--ball.trials", "2"], True),
+        (["--classifier.layers", "conv4"], True),
+        (["--name", "other"], False),
+        (["--defense.name", "basic"], False),
+        (["--classifier.k", "7"], False),
+        (["--ball.layers", "conv3"], False),
+    ],
+)
+def test_a_papers_figures_stay_with_what_they_are_of(arguments, kept):
+    recipe, _ = parse(str(ROOT / "configs" / "cifar10_ask.py"), *arguments)
+    assert bool(recipe.reported) == kept
+
+
+@pytest.mark.parametrize(
     ("typo", "flag"),
     [
         ("--optim.peek-lr", "--optim.peak-lr"),

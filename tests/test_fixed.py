@@ -109,9 +109,18 @@ def test_the_other_attacks_stay_in_their_radii(name, recipe, defended, tmp_path)
         ({"trials": 0}, "ball.trials=0: it must be above 0"),
         ({"temperature": 0.0}, "ball.temperature=0.0: it must be above 0"),
         ({"refresh_ask": -1}, "ball.refresh_ask=-1: it must not be below 0"),
-        ({"tune": 4}, "ball.tune=4: attack.images are 3"),
+        ({"tune": 361}, "ball.tune=361: the test set has 360 images"),
+        ({"k": 101}, "ball.k=101 asked of a bank of 100 rows"),
     ],
 )
-def test_numbers_that_are_too_small_are_refused(recipe, knobs, message):
+def test_what_cannot_be_given_is_refused(recipe, defended, knobs, message):
+    ball = dataclasses.replace(recipe.ball, **knobs)
     with pytest.raises(ValueError, match=message):
-        fixed.check(dataclasses.replace(recipe, ball=dataclasses.replace(recipe.ball, **knobs)))
+        fixed.check(dataclasses.replace(recipe, ball=ball), defended.dataset)
+
+
+@pytest.mark.parametrize("radii", [(), (0.1, -0.1)])
+def test_radii_that_are_none_are_refused(recipe, defended, radii):
+    knobs = dataclasses.replace(recipe.attack, names=("pgd",), radii_linf=radii)
+    with pytest.raises(ValueError, match=r"attack\.radii_linf=.*: pgd needs radii of 0 or more"):
+        fixed.check(dataclasses.replace(recipe, attack=knobs), defended.dataset)

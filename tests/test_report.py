@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from knn_jax import classifiers, config, data, pages, report
+from knn_jax import classifiers, config, data, evaluation, pages, report
 from knn_jax.chunks import Outcome
 from knn_jax.recipes import Defended
 
@@ -161,13 +161,30 @@ def test_an_attack_in_balls_over_three_trials(defended, tmp_path):
     assert found["robust_acc"]["0.5"] == pytest.approx(2 / 5)
     assert found["trials"] == 3
     assert found["mean_acc"]["0.5"] == pytest.approx(3 / 5)
-    assert found["interval"]["0.5"] == pytest.approx(1.96 * 0.2 / 3**0.5)
+    assert found["interval"]["0.5"] == pytest.approx(4.302653 * 0.2 / 3**0.5)
     assert found["mean_acc"]["1.0"] == pytest.approx((2 + 3 + 3) / 15)
     assert (found["temperature"], found["weights"]) == ([0.5], [1.0])
-    assert found["information"] == {"clean": 2.0, "adversarial": 1.0}
+    assert found["information"] == {"clean": 1.5, "adversarial": 0.5}
     assert found["agreed"] == {"fell": 0.5, "resisted": 1.0}
     assert not (tmp_path / "norms_l2.png").exists()  # one of the two searched for no norm
     assert "trials" not in summary["attacks"][1]
+
+
+def test_the_least_of_attacks_over_trials_is_that_of_the_first():
+    inf = np.inf
+    trials = np.array([[0.5, inf], [inf, 0.5]], np.float32)
+    one = in_balls(np.repeat(trials[:1], 5, 0))
+    two = in_balls(np.repeat(trials[1:], 5, 0))
+    least = evaluation.worst([one, two])
+    assert "trials" not in least.arrays
+    np.testing.assert_array_equal(least.arrays["norm"], np.full(5, 0.5))
+
+
+def test_features_without_a_lipschitz_constant_have_none(defended, tmp_path):
+    free = defended._replace(lipschitz=np.inf)
+    report.write(RECIPE, free, CLEAN, {L2: attacked()}, {}, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["lipschitz"] is None
+    assert "Lipschitz" not in (tmp_path / "report.html").read_text().split("<details>")[0]
 
 
 def test_where_no_attack_succeeds_there_is_no_mean(defended, tmp_path):

@@ -17,6 +17,7 @@ from knn_jax.classifiers import FAR, References
 from knn_jax.neighbors import in_tiles
 
 TEMPERATURES = (0.01, 0.03, 0.1, 0.3, 1.0)
+OWN = 2**31 - 1  # folded into keys that draw rows: no restart has this number
 SHARES = 5  # weights of a layer that `tune` tries, from 0 to 1
 
 
@@ -99,8 +100,11 @@ def tune(
     temperature, from a grid on the simplex with `shares` values of each. Among equals the first.
     `settings` are those of `ask`. One program serves all of them.
 
-    Raises ValueError as `ask` does.
+    Raises ValueError as `ask` does, and for fewer than 2 shares.
     """
+
+    if shares < 2:
+        raise ValueError(f"shares={shares}: a weight needs at least 2 values, 0 and 1")
 
     def fooled(temperature, weights):
         found = ask(key, model, x, y, temperature=temperature, weights=weights, **settings)
@@ -125,7 +129,7 @@ def information(
     temperature: float | Sequence[float] | Float[Array, " tap"] = 0.03,
     weights: Sequence[float] | Float[Array, " tap"] | None = None,
 ) -> Float[Array, " batch"]:
-    """log(classes - 1) less the ASK loss at `image`, over the references of x.
+    """log(classes - 1) less the ASK loss at `image`, over the k references of x in every class.
 
     The mean over examples bounds from below, in nats, what images tell of their references of class y
     (Wang et al. 2022, proposition 1): an attack lowers it.
@@ -157,8 +161,10 @@ def _by_tap(source, temperature, weights):
     for name, array in (("temperature", temperatures), ("weights", shares)):
         if array.shape not in ((), (taps,)) or (name == "weights" and array.ndim == 0):
             raise ValueError(f"{name} of shape {array.shape} for {taps} layers: give one to each")
-    if not isinstance(temperatures, Tracer) and not (temperatures > 0).all():
+    if not isinstance(temperatures, Tracer) and not (np.asarray(temperatures) > 0).all():
         raise ValueError(f"temperature={temperature}: it must be above 0")
+    if not isinstance(shares, Tracer) and not (np.asarray(shares) >= 0).all():
+        raise ValueError(f"weights={weights}: they must be 0 or more")
     return jnp.broadcast_to(temperatures, taps), shares
 
 
@@ -209,6 +215,7 @@ def _ask(
         steps=steps,
         restarts=restarts,
         refresh=refresh,
+        searches=1 + targeted,
     )
 
 
@@ -253,7 +260,7 @@ def _drawn(keys: Array, source: Any, count: int) -> References:
     rows = jnp.bincount(source.labels, length=source.classes)
 
     def each(key: Array) -> Int[Array, "class count"]:
-        share = jax.random.uniform(jax.random.fold_in(key, 1), (source.classes, count))
+        share = jax.random.uniform(jax.random.fold_in(key, OWN), (source.classes, count))
         place = (share * rows[:, None].astype(share.dtype)).astype(jnp.int32)
         return order[first[:, None] + jnp.minimum(place, rows[:, None] - 1)]
 

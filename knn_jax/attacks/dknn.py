@@ -36,7 +36,8 @@ def dknn(
     nearest other class, averaged over layers; s is their similarity to the image, and the threshold
     what the k-th neighbour has on average, measured on 1,000 rows of the bank (the authors' code
     had four numbers measured once on one image). `metric="l2"` takes -distance / the mean one for s.
-    Inside a ball as Wang et al. 2022 (tables 1 and 2) compare it; on its own it searched a constant.
+    Inside a ball as Wang et al. 2022 (tables 1 and 2) compare it, who choose the slope for each of
+    their tables; on its own it searched a constant.
 
     Raises ValueError for images outside [0, 1], labels out of range and numbers that are too small.
     """

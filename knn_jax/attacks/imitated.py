@@ -30,7 +30,7 @@ def imitate(
     Li et al. (2019, arXiv 1911.06591) call it a deep kNN block; what theirs is made of they leave open.
     Here a layer of `width` ReLUs on each tap's features, divided by their root mean square, whose
     softmax is fitted by cross-entropy to the votes of the bank's own rows, each left out of its
-    neighbours. Taps' shares are added, as votes are. Everything is one compiled program.
+    neighbours. Taps' shares are added, as votes are. Each tap's training is one compiled program.
 
     Raises ValueError for numbers that are too small.
     """

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.tree_util import Partial
@@ -68,13 +69,15 @@ def pgd(
 
 def check(eps: Any, steps: int, step_size: Number | None, restarts: int, refresh: int) -> Array:
     """The length of a step; raises ValueError for numbers that are too small."""
-    if not isinstance(eps, Tracer) and not eps >= 0:
+    if not isinstance(eps, Tracer) and not np.asarray(eps) >= 0:  # numpy's: a caller may be traced
         raise ValueError(f"eps={eps}: it must be 0 or more")
     if not (steps > 0 and restarts > 0 and refresh >= 0):
         raise ValueError(
             f"steps={steps}, restarts={restarts}, refresh={refresh}: the first two must be at least 1, "
             "refresh not below 0"
         )
+    if not (step_size is None or isinstance(step_size, Tracer) or np.asarray(step_size) >= 0):
+        raise ValueError(f"step_size={step_size}: it must be 0 or more")
     return jnp.float32(2.5 * eps / steps if step_size is None else step_size)
 
 
