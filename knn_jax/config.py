@@ -166,6 +166,10 @@ class Attack:
     seed: int = 0
     """Of the noise."""
 
+    def within(self, norm: Literal["l2", "linf"]) -> tuple[float, ...]:
+        """The radii of that norm."""
+        return self.radii if norm == "l2" else self.radii_linf
+
     def pairs(self) -> list[tuple[str, Literal["l2", "linf"]]]:
         """Each attack with each norm that it has."""
         alone = ("guided", "hinged", "boundary")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,17 +56,25 @@ def attack(
 
     def one(model, key, x, y):
         found = method(key, model, x, y, **own)
-        true = jax.nn.one_hot(y, model.classes, dtype=jnp.int32)
-        changed = jnp.argmax(2 * model.votes(found.image) - true, 1)  # a tie goes against class y
-        keep = {"image": found.image, "norm": found.norm, "success": found.success}
-        counts = {"gradients": jnp.broadcast_to(found.gradients, y.shape)}
-        length = balls.l2(0.0).norm(found.image - x)
-        keep["l2"] = jnp.where(found.success, length, jnp.inf)  # whatever the norm, for certificates
-        return {**keep, **counts, "adversarial": changed}
+        return kept(model, x, y, found.image, found.norm, found.gradients)
 
     settings = [name, norm, own, knobs.chunk, knobs.seed]
     chunks = Chunks(settings, defended, images, knobs.chunk, knobs.seed, folder)
     return chunks.outcome(one, f"{name} {norm}") if run or chunks.complete() else None
+
+
+def kept(model: Any, x: Any, y: Any, image: Any, norm: Any, gradients: Any) -> dict[str, Any]:
+    """What is kept of an attack on each image; its norm is inf where nothing was found."""
+    true = jax.nn.one_hot(y, model.classes, dtype=jnp.int32)
+    success, length = jnp.isfinite(norm), balls.l2(0.0).norm(image - x)
+    return {
+        "image": image,
+        "norm": norm,
+        "success": success,
+        "l2": jnp.where(success, length, jnp.inf),  # whatever the norm, for certificates
+        "gradients": jnp.broadcast_to(gradients, y.shape),
+        "adversarial": jnp.argmax(2 * model.votes(image) - true, 1),  # a tie goes against class y
+    }
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:

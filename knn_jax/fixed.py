@@ -11,6 +11,7 @@ from jax import lax
 from knn_jax import attacks, balls, classifiers, config, data, progress
 from knn_jax.chunks import Chunks, Outcome
 from knn_jax.config import Config
+from knn_jax.evaluation import kept
 from knn_jax.recipes import Defended, bank
 
 CONFIDENT = 50  # neighbours by whose votes images are told apart that resist ask (paper 4, VI.A)
@@ -20,15 +21,9 @@ NAMES = ("pgd", "ask", "dknn", "adv_knn")
 def check(recipe: Config, dataset: data.Dataset) -> None:
     """Raises ValueError, before any long work, for what attacks in balls cannot be given."""
     knobs = recipe.ball
-    numbers: dict[str, float] = {
-        "step_size": knobs.step_size,
-        "temperature": knobs.temperature,
-        "slope": knobs.slope,
-    }
-    counts = ("steps", "restarts", "trials", "epochs")
-    for name, value in (numbers | {name: getattr(knobs, name) for name in counts}).items():
-        if not value > 0:
-            raise ValueError(f"ball.{name}={value}: it must be above 0")
+    for name in ("step_size", "temperature", "slope", "steps", "restarts", "trials", "epochs"):
+        if not getattr(knobs, name) > 0:
+            raise ValueError(f"ball.{name}={getattr(knobs, name)}: it must be above 0")
     for name in ("refresh", "refresh_ask", "tune", "k", "others"):
         if getattr(knobs, name) < 0:
             raise ValueError(f"ball.{name}={getattr(knobs, name)}: it must not be below 0")
@@ -40,8 +35,7 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
         if getattr(knobs, name) > rows:
             raise ValueError(f"ball.{name}={getattr(knobs, name)} asked of a bank of {rows} rows")
     for name, norm in recipe.attack.pairs():
-        field = "radii" if norm == "l2" else "radii_linf"
-        radii = getattr(recipe.attack, field)
+        field, radii = "radii" if norm == "l2" else "radii_linf", recipe.attack.within(norm)
         if name in NAMES and not (radii and min(radii) >= 0):
             raise ValueError(f"attack.{field}={radii}: {name} needs radii of 0 or more")
 
@@ -56,7 +50,7 @@ def attack(
     folder; None if that is not all of it.
     """
     knobs, inside = recipe.attack, recipe.ball
-    radii = jnp.asarray(knobs.radii if norm == "l2" else knobs.radii_linf, jnp.float32)
+    radii = jnp.asarray(knobs.within(norm), jnp.float32)
     own = {"norm": norm, "steps": inside.steps, "restarts": inside.restarts}
     settings = [name, norm, dataclasses.asdict(inside), radii.tolist(), knobs.chunk, knobs.seed]
     images = knobs.baseline_images or knobs.images
@@ -98,18 +92,8 @@ def attack(
 
         images, norms = lax.map(trial, jax.random.split(key, inside.trials))
         image, length = images[0], norms[0]
-        true = jax.nn.one_hot(y, given.model.classes, dtype=jnp.int32)
-        success = jnp.isfinite(length)
         gradients = len(radii) * inside.steps * inside.restarts
-        found = {
-            "image": image,
-            "norm": length,
-            "success": success,
-            "gradients": jnp.full(len(y), gradients),
-            "l2": jnp.where(success, balls.l2(0.0).norm(image - x), jnp.inf),
-            "adversarial": jnp.argmax(2 * given.model.votes(image) - true, 1),  # a tie: against y
-            "trials": norms.T,
-        }
+        found = kept(given.model, x, y, image, length, gradients) | {"trials": norms.T}
         if name == "ask":
             for knob in ("temperature", "weights"):
                 value = getattr(given, knob)
@@ -164,7 +148,7 @@ def _prepared(recipe: Config, defended: Defended, name: str, norm: balls.Norm) -
     if not inside.tune:
         return source, jnp.full(taps, inside.temperature), jnp.full(taps, 1 / taps)
     progress.say(f"choosing ask's temperature and weights on {inside.tune} images")
-    radii = recipe.attack.radii if norm == "l2" else recipe.attack.radii_linf
+    radii = recipe.attack.within(norm)
     test, eps = defended.dataset.test, radii[len(radii) // 2]
     x, y = jnp.asarray(test.floats(0, inside.tune)), jnp.asarray(test.labels[: inside.tune])
     settings = {"norm": norm, "steps": inside.steps, "step_size": inside.step_size * eps}

@@ -132,13 +132,13 @@ def violations(attacked: Attacked, certified: dict[str, Outcome]) -> int:
 
 
 def _attack(
-    recipe: Config, name: str, norm: str, outcome: Outcome, correct: np.ndarray
+    recipe: Config, name: str, norm: balls.Norm, outcome: Outcome, correct: np.ndarray
 ) -> dict[str, Any]:
     arrays = outcome.arrays
     lengths, n = arrays["norm"], len(arrays["norm"])
     right = correct[:n] & (lengths > 0)
     found = lengths[right & arrays["success"]]
-    radii = recipe.attack.radii if norm == "l2" else recipe.attack.radii_linf
+    radii = recipe.attack.within(norm)
     return {
         "name": name,
         "norm": norm,

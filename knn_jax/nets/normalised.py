@@ -34,6 +34,20 @@ def normalise(x, train, name: str):
     return norm(x, use_running_average=train is False, mask=mask)
 
 
+def blocks(
+    prefix: str, stages: tuple[tuple[int, int], ...], first: int
+) -> list[tuple[str, str, int, int]]:
+    """(tap of its stage, name, channels, stride) of each block of a residual network.
+
+    Stages are (blocks, channels), numbered from `first`; those after the first halve the image.
+    """
+    return [
+        (f"{prefix}{stage}", f"{prefix}{stage}_{block}", channels, 1 + (stage > first and block == 1))
+        for stage, (count, channels) in enumerate(stages, first)
+        for block in range(1, count + 1)
+    ]
+
+
 def scale(params, statistics) -> float:
     """What normalising by running statistics multiplies a distance by at most, rounded up."""
     factor, variance = (np.asarray(a, np.float64) for a in (params["scale"], statistics["var"]))

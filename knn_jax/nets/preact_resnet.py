@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from knn_jax.nets.normalised import convolution, normalise, scale
+from knn_jax.nets.normalised import blocks, convolution, normalise, scale
 from knn_jax.nets.trunk import linear, spectral
 
 # Of each size: (blocks, channels) of the stages, mean and deviation of the channels of its images. The
@@ -38,7 +38,7 @@ class PreActResNet(nn.Module):
     def __call__(self, x, train=False):
         mean, std = (jnp.array(value, x.dtype).reshape(1, 1, 1, -1) for value in (self.mean, self.std))
         x, taps = convolution((x - mean) / std, self.stages[0][1], 3, 1, "conv1"), {}
-        for tap, name, channels, stride in self._blocks():
+        for tap, name, channels, stride in blocks("layer", self.stages, 1):
             x = Block(channels, stride, name=name)(x, train)
             taps[tap] = x.reshape(len(x), -1)  # the last of a stage stays
         return linear(x.mean((1, 2)), self.classes, "fc"), taps
@@ -49,20 +49,12 @@ class PreActResNet(nn.Module):
         Norms of the layers multiplied, added where paths join: sound, and too large to be of use.
         """
         bound, found = 3 * spectral(variables["params"]["conv1"]["kernel"]) / min(self.std), {}
-        for tap, name, _, stride in self._blocks():
+        for tap, name, _, stride in blocks("layer", self.stages, 1):
             bound *= _bound(variables["params"][name], variables["batch_stats"][name], stride)
             found[tap] = bound
         if layer not in found:
             raise ValueError(f"no Lipschitz constant of the layer {layer!r}")
         return found[layer]
-
-    def _blocks(self) -> list[tuple[str, str, int, int]]:
-        """(tap of its stage, name, channels, stride) of each."""
-        return [
-            (f"layer{stage}", f"layer{stage}_{block}", channels, 2 if stage > 1 and block == 1 else 1)
-            for stage, (blocks, channels) in enumerate(self.stages, 1)
-            for block in range(1, blocks + 1)
-        ]
 
 
 class Block(nn.Module):

@@ -4,11 +4,11 @@ from typing import Any
 
 import flax.linen as nn
 
-from knn_jax.nets.normalised import convolution, normalise, scale
+from knn_jax.nets.normalised import blocks, convolution, normalise, scale
 from knn_jax.nets.trunk import linear, spectral
 
-# (blocks, channels) of the stages; Imagenette's is ResNet-18.
 SIDES: Any = ((1, 1), (1, 1))  # that the pooling pads
+# (blocks, channels) of the stages; Imagenette's is ResNet-18.
 SIZES = {
     "imagenette": ((2, 64), (2, 128), (2, 256), (2, 512)),
     "digits": ((1, 8), (1, 16)),
@@ -33,7 +33,7 @@ class ResNet(nn.Module):
         x = nn.relu(normalise(x, train, "norm1"))
         x = nn.max_pool(x, (3, 3), (2, 2), SIDES)
         taps = {"conv1": x.reshape(len(x), -1)}
-        for tap, name, channels, stride in self._blocks():
+        for tap, name, channels, stride in blocks("conv", self.stages, 2):
             x = Block(channels, stride, name=name)(x, train)
             taps[tap] = x.reshape(len(x), -1)  # the last of a stage stays
         return linear(x.mean((1, 2)), self.classes, "fc"), taps
@@ -47,20 +47,12 @@ class ResNet(nn.Module):
         bound = 4 * spectral(params["conv1"]["kernel"]) * scale(params["norm1"], statistics["norm1"])
         bound *= 2  # a pixel enters four windows of the pooling
         found = {"conv1": bound}
-        for tap, name, _, stride in self._blocks():
+        for tap, name, _, stride in blocks("conv", self.stages, 2):
             bound *= _bound(params[name], statistics[name], stride)
             found[tap] = bound
         if layer not in found:
             raise ValueError(f"no Lipschitz constant of the layer {layer!r}")
         return found[layer]
-
-    def _blocks(self) -> list[tuple[str, str, int, int]]:
-        """(tap of its stage, name, channels, stride) of each."""
-        return [
-            (f"conv{stage}", f"conv{stage}_{block}", channels, 2 if stage > 2 and block == 1 else 1)
-            for stage, (blocks, channels) in enumerate(self.stages, 2)
-            for block in range(1, blocks + 1)
-        ]
 
 
 class Block(nn.Module):
