@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,19 @@ class Net:
         "cifar10_vgg",
         "digits_resnet18",
         "imagenette_resnet18",
+        "digits_strided",
+        "small_strided",
+        "cifar10_strided",
+        "digits_racnn",
+        "small_racnn",
+        "cifar10_racnn",
         "pixels",
     ] = "digits"
     """`mnist`: paper 1's trunk; `digits`: a small one; both also as the encoder of a (variational)
     autoencoder, and with 1-Lipschitz layers; `cifar10_resnet`: paper 1's residual network;
-    `cifar10_vgg` and `imagenette_resnet18`: paper 4's; `mnist_vgg`: a small one; for digits one of
-    each; `pixels`: the image itself, not trained."""
+    `cifar10_vgg` and `imagenette_resnet18`: paper 4's; `mnist_vgg`: a small one;
+    `cifar10_strided`: paper 2's, `cifar10_racnn`: the same, to answer among retrieved neighbours,
+    both also `small`; for digits one of each; `pixels`: the image itself, not trained."""
     sweeps: int = 12
     """Of the 1-Lipschitz layers towards isometries; 0: only divided by a bound of their norm."""
     weights: str = ""
@@ -70,12 +77,14 @@ class Defense:
         "lipschitz",
         "trades",
         "ask",
+        "racnn",
     ] = "basic"
     """`basic`: cross-entropy; see `knn_jax.defenses` for the others."""
     weight: float = 1.0
     """Of the loss that parts the classes beside the other: soft_neighbors, lipschitz, ask."""
     layers: tuple[str, ...] = ()
-    """Whose neighbours ask and soft_neighbors count, the latter by default in all but the last."""
+    """Whose neighbours ask and soft_neighbors count, the latter by default in all but the last; the one
+    by whose features, in the network trained first, racnn retrieves."""
     temperature: float = 0.0
     """Of these neighbours; 0: 0.1 of ask's cosine, 100 of soft_neighbors' squared distance."""
     apart: float = 4.0
@@ -96,6 +105,14 @@ class Defense:
     """Radius of the ball in which ask's own images stay; 0: twice eps."""
     references: int = 5
     """Training images of each class that ask draws for each step."""
+    neighbors: int = 10
+    """That racnn retrieves for each image of a step (K)."""
+    ce_steps: int = 1
+    """Of racnn by cross-entropy, before the next by local mixup."""
+    mixup_steps: int = 5
+    """Of racnn by local mixup, before the next by cross-entropy; 0: no mixup."""
+    project: int = 0
+    """Numbers that racnn projects the features it retrieves by to at random; 0: as they are."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +139,11 @@ class Optim:
 
 @dataclass(frozen=True)
 class Classifier:
-    """The kNN classifier on the network's layers."""
+    """What decides on top of the network."""
 
+    name: Literal["knn", "network", "retrieval"] = "knn"
+    """`knn`: neighbours in the layers vote; `network`: its own output, whatever k and the layers;
+    `retrieval`: racnn's answer among the k rows that it retrieves."""
     layers: tuple[str, ...] = ("relu3",)
     """Taps that are searched; the votes of several are added."""
     metric: Literal["l2", "cosine"] = "l2"
@@ -132,6 +152,25 @@ class Classifier:
     """Neighbours that vote."""
     bank_rows: int = 0
     """Training images in the bank, the first so many; 0: all."""
+
+
+class Run(NamedTuple):
+    """One attack, as it is asked for."""
+
+    name: str
+    """Of the attack."""
+    norm: Literal["l2", "linf"]
+    """In which it is measured."""
+    source: str = "model"
+    """Whose gradients it follows."""
+
+    @property
+    def label(self) -> str:
+        """Name and source, where that is not the classifier itself."""
+        return self.name if self.source == "model" else f"{self.name} on {self.source}"
+
+
+SOURCED = ("pgd",)  # attacks that can follow another's gradients
 
 
 @dataclass(frozen=True)
@@ -145,6 +184,9 @@ class Attack:
     ] = ("minimum_norm",)
     """`guided`: paper 1's, `hinged`: its successor, `boundary`: by the vote alone; these in L2 only.
     `pgd`, and paper 4's `ask` with its baselines `dknn` and `adv_knn`: in the ball of each radius."""
+    sources: tuple[Literal["model", "network", "held"], ...] = ("model",)
+    """Whose gradients pgd follows: the classifier's with its retrieval; the bare network's, for
+    racnn that which it retrieves by; racnn's with its neighbours held."""
     norms: tuple[Literal["l2", "linf"], ...] = ("l2",)
     """Each attack is run in each that it has."""
     steps: int = 60
@@ -170,14 +212,15 @@ class Attack:
         """The radii of that norm."""
         return self.radii if norm == "l2" else self.radii_linf
 
-    def pairs(self) -> list[tuple[str, Literal["l2", "linf"]]]:
-        """Each attack with each norm that it has."""
+    def runs(self) -> list[Run]:
+        """Each attack with each norm and source that it has."""
         alone = ("guided", "hinged", "boundary")
         return [
-            (name, norm)
+            Run(name, norm, source)
             for name in self.names
             for norm in self.norms
             if norm == "l2" or name not in alone
+            for source in (self.sources if name in SOURCED else ("model",))
         ]
 
 

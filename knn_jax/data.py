@@ -30,12 +30,19 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Training, validation and test images of the classes 0 to `classes` - 1."""
+    """Training, validation and test images of the classes 0 to `classes` - 1; `extra` ones, if any, are
+    candidates for retrieval in place of the training images."""
 
     train: Split
     valid: Split
     test: Split
     classes: int
+    extra: Split | None = None
+
+    @property
+    def candidates(self) -> Split:
+        """What is retrieved from."""
+        return self.train if self.extra is None else self.extra
 
 
 TURNS = 4  # orientations of an image

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from knn_jax import attacks, balls, certificates
+from knn_jax import attacks, balls, certificates, losses
 from knn_jax.chunks import Chunks, Outcome
-from knn_jax.config import Config
+from knn_jax.config import Config, Run
 from knn_jax.recipes import Defended
 
-Attacked = dict[tuple[str, balls.Norm], Outcome]  # by attack and norm
+Attacked = dict[tuple[str, balls.Norm], Outcome]  # by label of the attack and norm
 
 
 def predict(recipe: Config, defended: Defended, folder: Path) -> np.ndarray:
@@ -31,13 +31,13 @@ def predict(recipe: Config, defended: Defended, folder: Path) -> np.ndarray:
 
 
 def attack(
-    recipe: Config, defended: Defended, name: str, norm: balls.Norm, folder: Path, *, run: bool = True
+    recipe: Config, defended: Defended, which: Run, folder: Path, *, run: bool = True
 ) -> Outcome | None:
     """An attack on the first test images: norm, success, image, the class it is changed to.
 
     Without `run`, what earlier runs left in the folder; None if that is not all of it.
     """
-    knobs = recipe.attack
+    knobs, (name, norm, _) = recipe.attack, which
 
     method, own = {
         "minimum_norm": (
@@ -58,14 +58,17 @@ def attack(
         found = method(key, model, x, y, **own)
         return kept(model, x, y, found.image, found.norm, found.gradients)
 
-    settings = [name, norm, own, knobs.chunk, knobs.seed]
+    settings = [which.label, norm, own, knobs.chunk, knobs.seed]
     chunks = Chunks(settings, defended, images, knobs.chunk, knobs.seed, folder)
-    return chunks.outcome(one, f"{name} {norm}") if run or chunks.complete() else None
+    return chunks.outcome(one, f"{which.label} {norm}") if run or chunks.complete() else None
 
 
 def kept(model: Any, x: Any, y: Any, image: Any, norm: Any, gradients: Any) -> dict[str, Any]:
     """What is kept of an attack on each image; its norm is inf where nothing was found."""
-    true = jax.nn.one_hot(y, model.classes, dtype=jnp.int32)
+    votes = model.votes(image)
+    own = jax.nn.one_hot(y, model.classes, dtype=bool)
+    rest = jnp.where(own, votes.min(1, keepdims=True) - 1, votes)
+    lost = losses.margin(votes, y) <= 0  # a tie goes against class y
     success, length = jnp.isfinite(norm), balls.l2(0.0).norm(image - x)
     return {
         "image": image,
@@ -73,7 +76,7 @@ def kept(model: Any, x: Any, y: Any, image: Any, norm: Any, gradients: Any) -> d
         "success": success,
         "l2": jnp.where(success, length, jnp.inf),  # whatever the norm, for certificates
         "gradients": jnp.broadcast_to(gradients, y.shape),
-        "adversarial": jnp.argmax(2 * model.votes(image) - true, 1),  # a tie goes against class y
+        "adversarial": jnp.where(lost, rest.argmax(1), y),
     }
 
 

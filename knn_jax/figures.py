@@ -7,7 +7,7 @@ import jax
 import matplotlib
 import numpy as np
 
-from knn_jax import neighbors
+from knn_jax import neighbors, pages
 from knn_jax.chunks import Outcome
 from knn_jax.recipes import Defended
 
@@ -47,7 +47,7 @@ def curve(report, attacked, certified, correct) -> bytes:
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.suptitle(f"{report['name']}: {report['k']}-NN on {report['layer']}")
+    figure.suptitle(f"{report['name']}: {pages.decider(report)}")
     return _png(figure)
 
 
@@ -89,7 +89,7 @@ def norms(report, attacked, norm) -> bytes:
     axis.set(xlim=limits, ylim=limits, aspect="equal")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    axis.set_title(f"{report['name']}: {report['k']}-NN on {report['layer']}", fontsize=10)
+    axis.set_title(f"{report['name']}: {pages.decider(report)}", fontsize=10)
     return _png(figure)
 
 
@@ -109,18 +109,20 @@ def credibility(report, kinds) -> bytes:
     axis.set(xlim=(0, 1.02), ylim=(0, 1.02))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    axis.set_title(f"{report['name']}: {report['k']}-NN on {report['layer']}", fontsize=10)
+    axis.set_title(f"{report['name']}: {pages.decider(report)}", fontsize=10)
     return _png(figure)
 
 
 def examples(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
-    """Clean, adversarial and perturbation, and the neighbours that left and came."""
+    """Clean, adversarial and perturbation, and the neighbours, if it has any, that left and came."""
     arrays, test, model = outcome.arrays, defended.dataset.test, defended.model
     count = len(arrays["norm"])
     correct = clean[:count] == test.labels[:count]
     shown = np.flatnonzero(correct & arrays["success"] & (arrays["norm"] > 0))[:SHOWN]
     titles = ["clean", "adversarial", "perturbation"]
-    titles += [f"{which} neighbour {i}" for which in ("lost", "new") for i in (1, 2, 3)]
+    searches = hasattr(model, "banks")
+    if searches:
+        titles += [f"{which} neighbour {i}" for which in ("lost", "new") for i in (1, 2, 3)]
     figure, axes = plt.subplots(
         max(1, len(shown)),
         len(titles),
@@ -133,8 +135,8 @@ def examples(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=8)
     x, changed = test.floats(0, count)[shown], arrays["image"][shown]
-    before = after = np.zeros((0, model.k), int)
-    if len(shown):
+    before = after = np.zeros((len(shown), 0), int)
+    if len(shown) and searches:
         before, after = (np.asarray(_neighbours(model, images)) for images in (x, changed))
     for row, i in enumerate(shown):
         lost = [j for j in before[row] if j not in set(after[row])][:3]
@@ -210,4 +212,4 @@ def sensitivity(runs, norm) -> bytes:
 
 
 def _label(report) -> str:
-    return f"{report['name']}\n{report['k']}-NN on {report['layer']}"
+    return f"{report['name']}\n{pages.decider(report)}"

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from knn_jax import attacks, balls, classifiers, config, data, progress
+from knn_jax import attacks, config, data, progress
 from knn_jax.chunks import Chunks, Outcome
-from knn_jax.config import Config
+from knn_jax.config import Config, Run
 from knn_jax.evaluation import kept
 from knn_jax.recipes import Defended, bank
 
@@ -34,14 +34,14 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     for name in ("k", "others"):
         if getattr(knobs, name) > rows:
             raise ValueError(f"ball.{name}={getattr(knobs, name)} asked of a bank of {rows} rows")
-    for name, norm in recipe.attack.pairs():
+    for name, norm, _ in recipe.attack.runs():
         field, radii = "radii" if norm == "l2" else "radii_linf", recipe.attack.within(norm)
         if name in NAMES and not (radii and min(radii) >= 0):
             raise ValueError(f"attack.{field}={radii}: {name} needs radii of 0 or more")
 
 
 def attack(
-    recipe: Config, defended: Defended, name: str, norm: balls.Norm, folder: Path, *, run: bool = True
+    recipe: Config, defended: Defended, which: Run, folder: Path, *, run: bool = True
 ) -> Outcome | None:
     """An attack in the ball of each of the recipe's radii, on the first test images.
 
@@ -49,24 +49,23 @@ def attack(
     the first trial; `trials` has each trial's norms. Without `run`, what earlier runs left in the
     folder; None if that is not all of it.
     """
-    knobs, inside = recipe.attack, recipe.ball
+    knobs, inside, (name, norm, _) = recipe.attack, recipe.ball, which
     radii = jnp.asarray(knobs.within(norm), jnp.float32)
     own = {"norm": norm, "steps": inside.steps, "restarts": inside.restarts}
-    settings = [name, norm, dataclasses.asdict(inside), radii.tolist(), knobs.chunk, knobs.seed]
+    settings = [which.label, norm, dataclasses.asdict(inside), radii.tolist(), knobs.chunk, knobs.seed]
     images = knobs.baseline_images or knobs.images
     chunks = Chunks(settings, defended, images, knobs.chunk, knobs.seed, folder)
     if not chunks.complete():
         if not run:
             return None
-        chunks.model = _Given(defended.model, *_prepared(recipe, defended, name, norm))
+        chunks.model = _Given(defended.model, *_prepared(recipe, defended, which))
 
     def method(key, given, x, y, eps):
         size = {"step_size": inside.step_size * eps}
         match name:
             case "pgd":
-                return attacks.pgd(
-                    key, given.model, x, y, eps=eps, refresh=inside.refresh, **own, **size
-                )
+                extra = {"refresh": inside.refresh, "source": given.source}
+                return attacks.pgd(key, given.model, x, y, eps=eps, **extra, **own, **size)
             case "dknn":
                 extra = {"slope": inside.slope, "metric": inside.metric}
                 return attacks.dknn(key, given.model, x, y, eps=eps, **extra, **own, **size)
@@ -107,7 +106,7 @@ def attack(
             found["confidence"] = votes.max(1) / votes.sum(1)
         return found
 
-    return chunks.outcome(one, f"{name} {norm}")
+    return chunks.outcome(one, f"{which.label} {norm}")
 
 
 @jax.tree_util.register_dataclass
@@ -115,8 +114,8 @@ def attack(
 class _Given:
     """What an attack is given, as arguments of its program."""
 
-    model: classifiers.KNN
-    source: Any  # what ask attacks, or the imitation that adv_knn does
+    model: Any
+    source: Any  # whose gradients are followed, or the imitation that adv_knn takes them of
     temperature: Any
     weights: Any
 
@@ -133,14 +132,15 @@ def _ask(inside: config.Ball) -> dict[str, Any]:
     }
 
 
-def _prepared(recipe: Config, defended: Defended, name: str, norm: balls.Norm) -> tuple:
+def _prepared(recipe: Config, defended: Defended, which: Run) -> tuple:
     """The source, and ask's temperatures and weights."""
     inside, model, key = recipe.ball, defended.model, jax.random.key(recipe.attack.seed)
+    name, norm, _ = which
     if name == "adv_knn":
         progress.say(f"imitating the vote for {inside.epochs} epochs")
         return attacks.imitate(key, model, epochs=inside.epochs), None, None
     if name != "ask":
-        return None, None, None
+        return defended.sources[which.source], None, None
     source = model
     if inside.layers and inside.layers != recipe.classifier.layers:
         source = bank(recipe, defended.net, defended.dataset, inside.layers)

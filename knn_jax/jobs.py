@@ -20,18 +20,13 @@ def attack(recipe: Config, path: str) -> None:
 
 def certify(recipe: Config, path: str) -> None:
     """Certifies only; attacks made before with this recipe stay in the report."""
-    if not certifiable(recipe):
+    if not recipes.certifiable(recipe):
         knobs = recipe.classifier
         raise ValueError(
-            f"certificates cover one layer by l2: classifier.layers={knobs.layers}, "
-            f"metric={knobs.metric!r}"
+            f"certificates cover neighbours in one layer by l2: classifier.name={knobs.name!r}, "
+            f"layers={knobs.layers}, metric={knobs.metric!r}"
         )
     _evaluate(recipe, path, run=False)
-
-
-def certifiable(recipe: Config) -> bool:
-    """Whether certificates cover the classifier: distances in one layer."""
-    return len(recipe.classifier.layers) == 1 and recipe.classifier.metric == "l2"
 
 
 def _open(recipe: Config, path: str) -> tuple[data.Dataset, Path]:
@@ -48,12 +43,13 @@ def _evaluate(recipe: Config, path: str, *, run: bool) -> None:
     defended = recipes.defend(recipe, dataset, folder)
     clean = evaluation.predict(recipe, defended, folder)
     outcomes = []
-    for pair in recipe.attack.pairs():
-        attack = fixed.attack if pair[0] in fixed.NAMES else evaluation.attack
-        outcomes.append((pair, attack(recipe, defended, *pair, folder, run=run)))
-    attacked = {pair: outcome for pair, outcome in outcomes if outcome}
+    for which in recipe.attack.runs():
+        attack = fixed.attack if which.name in fixed.NAMES else evaluation.attack
+        outcome = attack(recipe, defended, which, folder, run=run)
+        outcomes.append(((which.label, which.norm), outcome))
+    attacked = {key: outcome for key, outcome in outcomes if outcome}
     certified = {}
-    if certifiable(recipe):
+    if recipes.certifiable(recipe):
         names = ("margin", "voronoi", *(["exact"] if recipe.certify.exact else []))
         certified = {name: evaluation.certify(recipe, defended, name, folder) for name in names}
     found = diagnosis.diagnose(recipe, defended, attacked, folder)

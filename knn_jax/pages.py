@@ -17,12 +17,22 @@ FIGURES = ("", "", "n", "clean", "mean", "accuracy within radius")
 
 def headline(report: dict[str, Any]) -> str:
     """What was evaluated, in one line."""
-    given = Path(report["config"]["net"]["weights"]).name
+    given, rows = Path(report["config"]["net"]["weights"]).name, report["bank_rows"] or ""
     return (
-        f"{report['name']}{given and f' with {given}'}: {report['k']}-NN on {report['layer']}, "
-        f"{report['bank_rows']} rows; "
+        f"{report['name']}{given and f' with {given}'}: {decider(report)}{rows and f', {rows} rows'}; "
         f"clean accuracy {report['clean_acc']:.4f} of {report['n']}"
     )
+
+
+def decider(report: dict[str, Any]) -> str:
+    """What decides: 75-NN on relu3, ..."""
+    match report["config"]["classifier"].get("name", "knn"):  # there was no other once
+        case "network":
+            return "the network alone"
+        case "retrieval":
+            return f"retrieval of {report['k']} by {report['layer']}"
+        case _:
+            return f"{report['k']}-NN on {report['layer']}"
 
 
 def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -127,7 +137,7 @@ def measurements(reports: list[dict[str, Any]]) -> str:
 
 def _name(report: dict[str, Any]) -> str:
     given = report["config"]["net"]["weights"]
-    return f"{report['name']}{given and ', ' + Path(given).stem}, {report['k']}-NN on {report['layer']}"
+    return f"{report['name']}{given and ', ' + Path(given).stem}, {decider(report)}"
 
 
 def _pipes(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,18 +10,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from knn_jax import classifiers, data, defenses, mesh, nets, progress, training
+from knn_jax import (
+    classifiers,
+    data,
+    defenses,
+    mesh,
+    nets,
+    progress,
+    references,
+    retrievers,
+    training,
+)
 from knn_jax.config import Config
+
+OF_NEIGHBORS = ("guided", "hinged", "ask", "dknn", "adv_knn")  # attacks that need rows that vote
 
 
 class Defended(NamedTuple):
     """A recipe brought to life: its data, its classifier, and what certificates need to know."""
 
     dataset: data.Dataset
-    model: classifiers.KNN
+    model: Any
     lipschitz: float
-    fingerprint: str  # of bank and labels
+    fingerprint: str  # of the classifier and the test images
     net: Any = None  # with its variables
+    sources: Mapping[str, Any] = {"model": None}  # other classifiers to take gradients of
 
 
 def network(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, Any]:
@@ -31,8 +45,12 @@ def network(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, A
     if recipe.net.weights:
         return net, nets.load_weights(recipe.net.weights, net)
     defense = defenses.build(recipe.defense, net)
-    devices = mesh.make(jax.local_devices())
-    return net, training.train(defense, dataset, recipe.optim, folder, devices)
+    devices, beside = mesh.make(jax.local_devices()), None
+    if recipe.defense.name == "ask":
+        beside = references.drawn(dataset.train, recipe.defense.references)
+    if recipe.defense.name == "racnn":
+        beside = retrievers.references(recipe, dataset, folder)
+    return net, training.train(defense, dataset, recipe.optim, folder, devices, beside)
 
 
 def _net(recipe: Config, dataset: data.Dataset) -> Any:
@@ -49,12 +67,15 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     net = _net(recipe, dataset)
     if recipe.net.weights:
         nets.load_weights(recipe.net.weights, net)
-    shape = (1, *dataset.train.images.shape[1:])
-    variables = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
-    if not recipe.classifier.layers:
-        raise ValueError("classifier.layers is empty: name at least one")
-    layers = (*recipe.classifier.layers, *recipe.ball.layers, *recipe.defense.layers)
-    nets.features(net, variables, layers, shape)
+    _check_classifier(recipe, dataset)
+    trained = net
+    if recipe.defense.name == "racnn":
+        trained = nets.build(nets.retriever(recipe.net), dataset.classes)
+    _check_layers(trained, recipe.defense.layers, dataset)
+    if recipe.classifier.name == "knn":
+        if not recipe.classifier.layers:
+            raise ValueError("classifier.layers is empty: name at least one")
+        _check_layers(net, (*recipe.classifier.layers, *recipe.ball.layers), dataset)
     rows = recipe.classifier.bank_rows or len(dataset.train.labels)
     rows = min(rows, len(dataset.train.labels))
     if not 1 <= recipe.classifier.k <= rows:
@@ -64,8 +85,10 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
         raise ValueError(
             f"no row of class {missing[0]} in a bank of {rows} rows: every class needs one"
         )
-    if len(recipe.classifier.layers) > 1 and not recipe.attack.pairs():
-        raise ValueError("nothing is attacked, and certificates cover one of classifier.layers only")
+    if not certifiable(recipe) and not recipe.attack.runs():
+        raise ValueError(
+            "nothing is attacked, and certificates cover neighbours in one layer by l2 only"
+        )
     if recipe.certify.exact and recipe.classifier.metric != "l2":
         raise ValueError("certify.exact is for classifier.metric=l2: certificates are of distances")
     k = recipe.classifier.k
@@ -92,31 +115,94 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
             raise ValueError(f"{field}={value}: the test set has {len(dataset.test.labels)} images")
 
 
+def certifiable(recipe: Config) -> bool:
+    """Whether certificates cover the classifier: distances in one layer."""
+    knobs = recipe.classifier
+    return knobs.name == "knn" and len(knobs.layers) == 1 and knobs.metric == "l2"
+
+
+def _check_layers(net: Any, layers: tuple[str, ...], dataset: data.Dataset) -> None:
+    """Raises ValueError for a layer that the net does not have."""
+    image = jax.ShapeDtypeStruct((1, *dataset.train.images.shape[1:]), jnp.float32)
+    variables = jax.eval_shape(net.init, jax.random.key(0), image)
+    nets.features(net, variables, layers, image.shape)
+
+
+def _check_classifier(recipe: Config, dataset: data.Dataset) -> None:
+    """Raises ValueError for attacks and measures that the classifier does not have."""
+    named = recipe.classifier.name
+    blind = recipe.net.name == "pixels" or recipe.defense.name in defenses.CLASSLESS
+    if blind and (named == "network" or "network" in recipe.attack.sources):
+        raise ValueError(
+            f"defense.name={recipe.defense.name!r} on net.name={recipe.net.name!r} has no output that "
+            "classifies: use classifier.name='knn' and attack.sources=model"
+        )
+    racnn = recipe.defense.name == "racnn"
+    if not racnn and (named == "retrieval" or "held" in recipe.attack.sources):
+        raise ValueError(
+            "classifier.name='retrieval' and attack.sources=held are for defense.name='racnn', and it "
+            f"is {recipe.defense.name!r}"
+        )
+    count, rows = recipe.defense.neighbors, len(dataset.candidates.labels)
+    if racnn and not count < rows:
+        raise ValueError(f"defense.neighbors={count} asked of {rows} candidates for retrieval")
+    if named == "retrieval" and recipe.classifier.bank_rows:
+        raise ValueError("classifier.bank_rows is for neighbours that vote: racnn retrieves from all")
+    if named == "knn":
+        return
+    for name in recipe.attack.names:
+        if name in OF_NEIGHBORS:
+            raise ValueError(f"attack.names: {name} is for classifier.name='knn', and it is {named!r}")
+    if recipe.analyze.images or recipe.analyze.credibility:
+        raise ValueError(f"analyze is for classifier.name='knn', and it is {named!r}")
+
+
 def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
     """Trains or loads the network and fits the bank."""
-    net, variables = network(recipe, dataset, folder)
-    model = bank(recipe, (net, variables), dataset, recipe.classifier.layers)
-    digest = hashlib.blake2b(digest_size=8)
-    for array in (*model.banks, model.labels, dataset.test.labels, dataset.test.images[:1000]):
-        digest.update(np.ascontiguousarray(array).data)
+    net = found = network(recipe, dataset, folder)
+    named = recipe.classifier.name
+    wanted = {named, *recipe.attack.sources}
+    sources: dict[str, Any] = {"model": None}
     lipschitz = math.inf
-    if recipe.classifier.metric == "l2":
-        lipschitz = net.lipschitz(variables, recipe.classifier.layers[0])
-    return Defended(dataset, model, lipschitz, digest.hexdigest(), (net, variables))
+    if recipe.defense.name == "racnn":
+        found = retrievers.network(recipe, dataset, folder)
+    if "network" in wanted:
+        sources["network"] = classifiers.network(nets.output(*found), *_rows(recipe, dataset.train))
+    if wanted & {"retrieval", "held"}:
+        near = retrievers.candidates(recipe, found, dataset.candidates, recipe.classifier.k)
+        sources["retrieval"] = classifiers.retrieval(near, *nets.answering(*net))
+        sources["held"] = sources["retrieval"].held()
+    if named == "knn":
+        model = bank(recipe, net, dataset, recipe.classifier.layers)
+        decides = *model.banks, model.labels
+        if recipe.classifier.metric == "l2":
+            lipschitz = net[0].lipschitz(net[1], recipe.classifier.layers[0])
+    else:
+        model = sources[named]
+        decides = jax.tree.leaves(model)
+    digest = hashlib.blake2b(digest_size=8)
+    for array in (*decides, dataset.test.labels, dataset.test.images[:1000]):
+        digest.update(np.ascontiguousarray(array).data)
+    return Defended(dataset, model, lipschitz, digest.hexdigest(), net, sources)
 
 
 def bank(
     recipe: Config, net: tuple[Any, Any], dataset: data.Dataset, layers: tuple[str, ...]
 ) -> classifiers.KNN:
     """The classifier on some layers of a net, given with its variables."""
-    rows = recipe.classifier.bank_rows or len(dataset.train.labels)
-    images = dataset.train.floats(0, rows)
+    images, labels = _rows(recipe, dataset.train)
     return classifiers.knn(
         nets.features(*net, layers, (1, *images.shape[1:])),
-        jnp.asarray(images),
-        jnp.asarray(dataset.train.labels[:rows]),
+        images,
+        labels,
         k=recipe.classifier.k,
         metric=recipe.classifier.metric,
         names=layers,
         track=lambda batches: progress.track(batches, "fitting the bank"),
     )
+
+
+def _rows(recipe: Config, split: data.Split) -> tuple[jax.Array, jax.Array]:
+    """Images and labels of the bank."""
+    rows = recipe.classifier.bank_rows or len(split.labels)
+    return jnp.asarray(split.floats(0, rows)), jnp.asarray(split.labels[:rows])

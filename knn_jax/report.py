@@ -80,7 +80,9 @@ def summary(
     norms, radii and success rates are over those classified correctly without an attack. Clean
     accuracy is over the whole test set, an attack's or certificate's n its first examples."""
     model, correct = defended.model, clean == defended.dataset.test.labels
-    config, layers = recipe.asdict(), "+".join(recipe.classifier.layers)
+    config, named = recipe.asdict(), recipe.classifier.name
+    chosen = recipe.classifier.layers if named == "knn" else recipe.defense.layers
+    layers = "output" if named == "network" else "+".join(chosen)
     return {
         "name": recipe.name,
         "command": shlex.join(sys.argv),
@@ -89,7 +91,7 @@ def summary(
         "layer": layers,
         "metric": recipe.classifier.metric,
         "k": model.k,
-        "bank_rows": len(model.labels),
+        "bank_rows": len(getattr(model, "labels", ())),
         "fingerprint": defended.fingerprint,
         "n": len(correct),
         "clean_acc": float(np.mean(correct)),

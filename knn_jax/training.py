@@ -14,7 +14,8 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding
 
 from knn_jax import augment, config, data, mesh, progress
-from knn_jax.defenses import STATISTICS, Batch, Defense
+from knn_jax.defenses import STATISTICS, Batch, Defense, Others
+from knn_jax.references import References
 
 
 class State(NamedTuple):
@@ -31,13 +32,14 @@ def train(
     knobs: config.Optim,
     folder: Path,
     devices: Mesh | None = None,
+    references: References | None = None,
 ) -> Any:
     """The trained variables: read from the checkpoint in `folder` and trained for what is missing.
 
-    Each batch is spread over a mesh of `devices` (one, unless given); the loss is that of the whole
-    batch, so that their number changes nothing but rounding. Each epoch ends with a checkpoint, and
-    SIGTERM writes one at once and then exits. Batches depend on the seed and the step alone, so 2 + 2
-    epochs equal 4 bit for bit on one machine.
+    Each batch is spread over a mesh of `devices` (one, unless given) and given its `references`; the
+    loss is that of the whole batch, so that their number changes nothing but rounding. Each epoch ends
+    with a checkpoint, and SIGTERM writes one at once and then exits. Batches depend on the seed and the
+    step alone, so 2 + 2 epochs equal 4 bit for bit on one machine.
 
     Raises ValueError for knobs out of range and for a checkpoint that is damaged or not this net's.
     """
@@ -73,10 +75,14 @@ def train(
             )
         if done == total:
             return _fetched(state.variables)
-        draw = _draw(dataset.train.labels, defense.references) if defense.references else None
-        function = _step(defense, optimiser, knobs, draw)
+        function = _step(defense, optimiser, knobs, references)
         step = jax.jit(function, donate_argnums=0, out_shardings=everywhere)
-        images, labels = jax.device_put(tuple(map(np.asarray, dataset.train)), everywhere)
+        own = jax.device_put(tuple(map(np.asarray, dataset.train)), everywhere)
+        besides = None
+        if references:
+            split = references.split
+            arrays = own if split is dataset.train else jax.device_put(tuple(split), everywhere)
+            besides = *arrays, references.rows
         order = np.zeros(0, np.int64)
         with progress.bar("training", total, done) as advance, _Stop() as stop:
             for number in range(done, total):
@@ -86,7 +92,7 @@ def train(
                 chosen = order[place * knobs.batch_size :][: knobs.batch_size]
                 size = knobs.batch_size + -knobs.batch_size % devices.size
                 batch = np.resize(chosen, size), np.arange(size) < len(chosen)
-                state, loss = step(state, images, labels, *jax.device_put(batch, spread))
+                state, loss = step(state, own, besides, *jax.device_put(batch, spread))
                 advance(1)
                 if place + 1 == per_epoch:
                     checkpoints.save(state)
@@ -113,20 +119,12 @@ def check(knobs: config.Optim) -> None:
         )
 
 
-def _draw(labels: np.ndarray, count: int) -> Callable[..., jax.Array]:
-    """A function of a key: `count` rows of each class, (class, count)."""
-    order = np.argsort(labels, kind="stable")
-    rows = np.bincount(labels)
-    first = np.cumsum(rows) - rows
-
-    def draw(key):
-        place = jax.random.randint(key, (len(rows), count), 0, rows[:, None])
-        return jnp.asarray(order)[first[:, None] + place]
-
-    return draw
-
-
-def _step(defense: Defense, optimiser: optax.GradientTransformation, knobs: config.Optim, draw: Any):
+def _step(
+    defense: Defense,
+    optimiser: optax.GradientTransformation,
+    knobs: config.Optim,
+    references: References | None,
+):
     """One step; the last batch of an epoch is masked. Parameters descend, statistics are replaced."""
 
     def without(variables, key, batch):
@@ -134,26 +132,28 @@ def _step(defense: Defense, optimiser: optax.GradientTransformation, knobs: conf
 
     learn = defense.learn or without
 
-    def taken(images, rows, key):
+    def taken(images, rows, key, change):
         x = images[rows]
         x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
-        if not knobs.augment:
+        if not change:
             return x, key
         key, own = jax.random.split(key)
         return augment.augment(own, x), key
 
-    def step(state, images, labels, chosen, mask):
+    def step(state, own, besides, chosen, mask):
+        images, labels = own
         key = jax.random.fold_in(jax.random.key(knobs.seed), state.step)
-        x, key = taken(images, chosen, key)
-        references = None
-        if draw:
-            key, own = jax.random.split(key)
-            rows = draw(own)
-            references, key = taken(images, rows.reshape(-1), key)
-            references = references.reshape(*rows.shape, *x.shape[1:])
+        x, key = taken(images, chosen, key, knobs.augment)
+        others = None
+        if references:
+            images, classes, rows = besides
+            key, draw = jax.random.split(key)
+            rows = rows(draw, chosen)
+            found, key = taken(images, rows.reshape(-1), key, knobs.augment and references.augment)
+            others = Others(found.reshape(*rows.shape, *x.shape[1:]), classes[rows])
 
         def total(parameters):
-            batch = Batch(x, x, labels[chosen], mask, references)
+            batch = Batch(x, x, labels[chosen], mask, others, state.step)
             loss, statistics = learn({**state.variables, **parameters}, key, batch)
             return jnp.sum(jnp.where(mask, loss, 0.0)) / jnp.sum(mask, dtype=loss.dtype), statistics
 

@@ -25,6 +25,8 @@ LEVELS = {
     "certificates": 3,
     "analysis": 3,
     "defenses": 3,
+    "references": 4,
+    "retrievers": 4,
     "training": 4,
     "evaluation": 4,
     "diagnosis": 4,

@@ -9,8 +9,8 @@ import optax
 import pytest
 from jax import lax
 
-from knn_jax import balls, config, data, defenses, losses, nets, training
-from knn_jax.defenses import STATISTICS, Batch, generators
+from knn_jax import balls, config, data, defenses, losses, nets, references, training
+from knn_jax.defenses import STATISTICS, Batch, Others, generators
 
 pytestmark = pytest.mark.usefixtures("trains", "quick")
 KEY = jax.random.key(0)
@@ -42,7 +42,8 @@ def batch():
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.uniform(0.1, 0.9, (5, 2, 2, 1)), jnp.float32)
     rows = jnp.asarray(rng.uniform(0.1, 0.9, (3, 2, 2, 2, 1)), jnp.float32)
-    return Batch(images, images, jnp.array([0, 1, 2, 1, 0]), jnp.ones(5, bool), rows)
+    others = Others(rows, jnp.repeat(jnp.arange(3)[:, None], 2, 1))
+    return Batch(images, images, jnp.array([0, 1, 2, 1, 0]), jnp.ones(5, bool), others)
 
 
 def share(features, rows, y, temperature):
@@ -64,7 +65,7 @@ def test_where_nothing_may_move_it_is_the_sum_of_both_losses_through_references_
 
     def expected(variables):
         logits, taps = net.apply(variables, batch.x)
-        rows = net.apply(variables, batch.references.reshape(-1, 2, 2, 1))[1]["flat"].reshape(3, 2, 4)
+        rows = net.apply(variables, batch.others.x.reshape(-1, 2, 2, 1))[1]["flat"].reshape(3, 2, 4)
         ask = share(taps["flat"], rows, batch.y, 0.2)
         return losses.cross_entropy(logits, batch.y) + 0.5 * ask
 
@@ -113,7 +114,7 @@ def test_images_of_every_generator_raise_its_loss_inside_its_ball(batch):
     raised(other, moved)
     _, (own, there), (rows, all_there) = ask.inputs(forward, KEY, batch)
     clean, perturbed = rows.reshape(2, 6, 2, 2, 1)
-    np.testing.assert_array_equal(clean, batch.references.reshape(6, 2, 2, 1))
+    np.testing.assert_array_equal(clean, batch.others.x.reshape(6, 2, 2, 1))
     held = forward(rows)[1]["flat"].reshape(2, 3, 2, 4)
     held = jnp.concatenate([held[0], held[1]], 1)
     raised(own, lambda x: share(forward(x)[1]["flat"], held, batch.y, 0.2))
@@ -135,10 +136,10 @@ def test_a_normalised_network_learns_and_moves_its_statistics_once(name):
     x, y = jnp.asarray(split.floats(0, 20)), jnp.asarray(split.labels[:20])
     rows = [np.flatnonzero(split.labels == c)[:3] for c in range(10)]
     rows = jnp.asarray(split.floats(0, len(split.labels))[np.stack(rows)])
-    batch = Batch(x, x, y, jnp.arange(20) < 18, rows)
+    others = Others(rows, jnp.repeat(jnp.arange(10)[:, None], 3, 1))
+    batch = Batch(x, x, y, jnp.arange(20) < 18, others)
     knobs = config.Defense(**{**vars(ASK), "name": name})
     defense = defenses.build(knobs, nets.build(config.Net(name="digits_vgg"), 10))
-    assert defense.references == (3 if name == "ask" else 0)
     variables = defense.init(KEY, x)
     optimiser = optax.sgd(0.05)
 
@@ -165,8 +166,9 @@ def test_a_normalised_network_learns_and_moves_its_statistics_once(name):
 
 def test_rows_are_drawn_of_every_class():
     labels = np.array([2, 0, 1, 1, 2, 2, 0, 1], np.int32)
-    draw = jax.vmap(training._draw(labels, 4))
-    rows = np.asarray(draw(jax.random.split(KEY, 40)))
+    split = data.Split(np.zeros((8, 1, 1, 1), np.float32), labels)
+    draw = jax.vmap(references.drawn(split, 4).rows, (0, None))
+    rows = np.asarray(draw(jax.random.split(KEY, 40), jnp.arange(2)))
     assert rows.shape == (40, 3, 4)
     np.testing.assert_array_equal(
         labels[rows], np.broadcast_to(np.arange(3)[None, :, None], rows.shape)
@@ -182,7 +184,8 @@ def test_training_draws_references_and_resumes(tmp_path):
 
     def run(folder, epochs):
         optim = config.Optim(epochs=epochs, batch_size=60, optimizer="sgd", peak_lr=0.01)
-        return training.train(defense, dataset, optim, tmp_path / folder)
+        drawn = references.drawn(dataset.train, 3)
+        return training.train(defense, dataset, optim, tmp_path / folder, references=drawn)
 
     whole = run("whole", 2)
     run("parts", 1)

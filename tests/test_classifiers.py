@@ -141,6 +141,18 @@ def test_a_network_decides_by_its_largest_logit():
     np.testing.assert_array_equal(model.predict(x), [1, 0])
     np.testing.assert_allclose(model.margin(x, jnp.array([1, 1])), [0.4, 0.0], atol=1e-6)
     np.testing.assert_allclose(model.margin(x, jnp.array([0, 2])), [-0.6, -0.3], atol=1e-6)
+    np.testing.assert_array_equal(model.votes(x), flat(x))
+    assert not hasattr(model, "images")
+    with pytest.raises(ValueError, match=r"no images to start from: give network\(\.\.\., labels=\)"):
+        model.rivals(x, jnp.array([0, 1]), 1)
+
+
+def test_a_network_with_labels_starts_from_the_images_of_other_classes(digits):
+    (images, labels), (x, y) = digits
+    model = classifiers.network(Partial(project, WEIGHTS[0]), images, labels)
+    np.testing.assert_array_equal(model.images, images)
+    expected = classifiers.knn(flat, images, labels, k=1).rivals(x[:3], y[:3], 4)
+    np.testing.assert_array_equal(model.rivals(x[:3], y[:3], 4), expected)
 
 
 @pytest.mark.parametrize(("count", "each"), [(3, 1), (6, 2)])

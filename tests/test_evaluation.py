@@ -20,6 +20,7 @@ from knn_jax import (
     data,
     evaluation,
     jobs,
+    pages,
     recipes,
     training,
 )
@@ -293,7 +294,7 @@ def asked(monkeypatch):
 
 def attack(folder, defended, **knobs):
     recipe = altered(PIXELS, attack={"images": 10, **knobs})
-    return evaluation.attack(recipe, defended, "minimum_norm", "l2", folder)
+    return evaluation.attack(recipe, defended, config.Run("minimum_norm", "l2"), folder)
 
 
 def equal(one, other, count=None):
@@ -364,7 +365,9 @@ def test_another_classifier_computes_anew(tmp_path, defended, asked):
 def test_without_run_only_what_is_complete_is_read(tmp_path, defended, asked):
     def found(images):
         recipe = altered(PIXELS, attack={"images": images})
-        return evaluation.attack(recipe, defended, "minimum_norm", "l2", tmp_path, run=False)
+        return evaluation.attack(
+            recipe, defended, config.Run("minimum_norm", "l2"), tmp_path, run=False
+        )
 
     assert found(10) is None
     whole = attack(tmp_path, defended)
@@ -386,18 +389,59 @@ def test_each_attack_is_run_in_the_norms_that_it_has(tmp_path, defended, monkeyp
     recipe = altered(
         PIXELS, attack={"images": 10, "baseline_images": 7, "names": names, "norms": ("linf", "l2")}
     )
-    pairs = recipe.attack.pairs()
-    assert pairs == [
+    pairs = recipe.attack.runs()
+    assert [pair[:2] for pair in pairs] == [
         ("minimum_norm", "linf"),
         ("minimum_norm", "l2"),
         ("guided", "l2"),
         ("hinged", "l2"),
         ("boundary", "l2"),
     ]
-    lengths = [evaluation.attack(recipe, defended, *pair, tmp_path).arrays["norm"] for pair in pairs]
+    lengths = [evaluation.attack(recipe, defended, pair, tmp_path).arrays["norm"] for pair in pairs]
     assert [len(length) for length in lengths] == [10, 10, 7, 7, 7]
     for factor, (length, base) in enumerate(zip(lengths[1:], [lengths[1]] * 4, strict=True), 1):
         np.testing.assert_allclose(length, factor * base[: len(length)], rtol=1e-6)
+
+
+def test_the_network_alone_is_attacked_and_neighbours_by_its_gradients(again, monkeypatch):
+    """Its own output is attacked in the same workdir; and 5-NN by the gradients of both."""
+    recipe, folder = again
+    own = {"names": ("minimum_norm", "pgd"), "norms": ("linf",), "radii_linf": (0.1,)}
+    alone = altered(recipe, classifier={"name": "network"}, attack=own, ball={"steps": 2})
+    jobs.attack(alone, str(folder))
+    report = read(folder)
+    assert (report["layer"], report["k"], report["bank_rows"]) == ("output", 1, 0)
+    assert report["certificates"] == []
+    assert pages.decider(report) == "the network alone"
+    found = {a["name"]: a for a in report["attacks"]}
+    assert found["minimum_norm"]["success_rate"] == 1
+    dataset = data.load(recipe.data)
+    x, y = jnp.asarray(dataset.test.floats(0, 6)), dataset.test.labels[:6]
+    defended = recipes.defend(alone, dataset, folder)
+    logits = np.asarray(defended.model.votes(x))
+    right = logits.argmax(1) == y
+    np.testing.assert_array_equal([int(row["clean"]) for row in table(folder)[:6]], logits.argmax(1))
+    images = adversarial(folder)["minimum_norm_linf"]
+    fooled = np.asarray(defended.model.margin(jnp.asarray(images), jnp.asarray(y))) <= 0
+    assert fooled[right].all()
+    changed = np.array([int(row["minimum_norm_linf_adversarial"]) for row in table(folder)[:6]])
+    assert (changed != y)[fooled].all()
+    both = altered(
+        recipe, attack=own | {"names": ("pgd",), "sources": ("model", "network")}, ball={"steps": 2}
+    )
+    followed = {}
+
+    def pgd(key, model, x, y, *, source, **knobs):
+        followed[type(source).__name__] = type(model).__name__
+        return cheap_pgd(key, model, x, y, source=source, **knobs)
+
+    cheap_pgd = attacks.pgd
+    monkeypatch.setattr(attacks, "pgd", pgd)
+    jobs.attack(both, str(folder))
+    assert followed == {"NoneType": "KNN", "Network": "KNN"}
+    names = [a["name"] for a in read(folder)["attacks"]]
+    assert names == ["pgd", "pgd on network", "least of all"]
+    assert set(adversarial(folder)) == {"pgd_linf", "pgd on network_linf"}
 
 
 # What is refused.
@@ -417,6 +461,8 @@ BAD = [
     ({"attack": {"starts": 0}}, r"attack\.starts=0"),
     ({"attack": {"chunk": 0}}, r"attack\.chunk=0"),
     ({"certify": {"own": 0}}, r"certify\.own=0"),
+    ({"classifier": {"name": "network"}, "attack": {"names": ("ask",)}}, r"attack\.names: ask is for"),
+    ({"classifier": {"name": "network"}, "analyze": {"images": 1}}, r"analyze is for"),
     (
         {"certify": {"exact": True}, "classifier": {"k": 4}},
         r"certify\.exact is for an odd classifier\.k, and it is 4: use 3 or 5, or leave it out",
@@ -424,6 +470,11 @@ BAD = [
 ]
 NEW = [  # what a workdir of another network would refuse anyhow
     ({"net": {"weights": "nowhere.npz"}}, r"no file nowhere\.npz"),
+    (
+        {"defense": {"name": "rotation"}, "classifier": {"name": "network"}},
+        r"'rotation' on net\.name='digits' has no output that classifies: use classifier\.name='knn'",
+    ),
+    ({"net": {"name": "pixels"}, "attack": {"sources": ("network",)}}, r"'pixels' has no output"),
     ({"optim": {"peak_lr": 0.0}}, r"optim\.peak_lr=0"),
     ({"optim": {"batch_size": 0}}, r"batch_size=0"),
     ({"optim": {"augment": True}, "defense": {"name": "rotation"}}, r"optim\.augment mirrors images"),
@@ -464,5 +515,5 @@ def test_nothing_to_do_is_said(tmp_path, idle):
     two = altered(PIXELS, classifier={"layers": ("pixels", "pixels")}, attack={"norms": ()})
     with pytest.raises(ValueError, match=r"classifier\.layers|attack\.norms"):
         jobs.attack(two, str(tmp_path))
-    with pytest.raises(ValueError, match=r"certificates cover one layer"):
+    with pytest.raises(ValueError, match=r"certificates cover neighbours in one layer"):
         jobs.certify(two, str(tmp_path))

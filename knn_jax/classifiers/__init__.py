@@ -3,18 +3,22 @@
 from knn_jax.classifiers.check import Images, Labels, check_images, check_labels
 from knn_jax.classifiers.knn import BATCH, FAR, KNN, Guides, References, knn
 from knn_jax.classifiers.network import Network, network
+from knn_jax.classifiers.retrieval import Held, Retrieval, retrieval
 
 __all__ = [
     "BATCH",
     "FAR",
     "KNN",
     "Guides",
+    "Held",
     "Images",
     "Labels",
     "Network",
     "References",
+    "Retrieval",
     "check_images",
     "check_labels",
     "knn",
     "network",
+    "retrieval",
 ]

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from knn_jax import losses, neighbors
 from knn_jax.classifiers.check import Images, Labels
+from knn_jax.classifiers.knn import KNN, knn
 
 BATCH = 500  # images classified at once
 
@@ -20,12 +21,25 @@ BATCH = 500  # images classified at once
 class Network:
     """A network that decides by its largest logit, for attacks to judge. Make it with `network`.
 
-    It has no references, and its logits are its soft votes.
+    It has no references, and its logits are its votes, hard and soft. Attacks that start from images of
+    other classes find them among its `pixels`, if it has any.
     """
 
     logits: Any  # images -> (batch, class)
     classes: int = dataclasses.field(metadata={"static": True})
+    pixels: KNN | None = None  # of the images it was given
     k: int = dataclasses.field(default=1, metadata={"static": True})
+
+    @property
+    def images(self) -> Any:
+        """(row, height, width, channel); AttributeError where it was given none."""
+        if self.pixels is None:
+            raise AttributeError("images")
+        return self.pixels.images
+
+    def votes(self, x: Images) -> Float[Array, "batch class"]:
+        """The logits."""
+        return _logits(self, x)
 
     def predict(self, x: Images) -> Labels:
         """The class of the largest logit, the lowest among equals."""
@@ -45,17 +59,31 @@ class Network:
         """The logits."""
         return self.logits(x)
 
+    def rivals(self, x: Images, y: Labels, count: int) -> Float[Array, "batch count h w c"]:
+        """Its images of other classes that are nearest in pixels, as `KNN.rivals`."""
+        if self.pixels is None:
+            raise ValueError("the network has no images to start from: give network(..., labels=)")
+        return self.pixels.rivals(x, y, count)
 
-def network(logits: Callable[[Images], Any], x: Images) -> Network:
+
+def network(
+    logits: Callable[[Images], Any], x: Images, labels: Int[Array, " batch"] | None = None
+) -> Network:
     """The network's own decision on images like x, in place of its neighbours'.
 
-    Raises ValueError unless `logits(x)` is (batch, class).
+    With the `labels` of x, attacks may start from these images. Raises ValueError unless `logits(x)` is
+    (batch, class).
     """
     logits = logits if isinstance(logits, Partial) else Partial(logits)
     shape = jax.eval_shape(logits, x[:1]).shape
     if len(shape) != 2:
         raise ValueError(f"logits of shape {shape}: (batch, class) needed")
-    return Network(logits, shape[1])
+    pixels = None if labels is None else knn(_flat, x, labels, k=1)
+    return Network(logits, shape[1], pixels)
+
+
+def _flat(x):
+    return x.reshape(len(x), -1)
 
 
 @jax.jit

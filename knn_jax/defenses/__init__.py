@@ -8,10 +8,11 @@ from knn_jax.defenses.adversarial import adversarial
 from knn_jax.defenses.ask import ask
 from knn_jax.defenses.autoencoder import autoencoder, vae
 from knn_jax.defenses.basic import basic
-from knn_jax.defenses.defense import STATISTICS, Batch, Defense
+from knn_jax.defenses.defense import STATISTICS, Batch, Defense, Others
 from knn_jax.defenses.generators import Generator, trained
 from knn_jax.defenses.lipschitz import lipschitz
 from knn_jax.defenses.mixup import mixup
+from knn_jax.defenses.racnn import racnn
 from knn_jax.defenses.soft_neighbors import TEMPERATURE, soft_neighbors
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Batch",
     "Defense",
     "Generator",
+    "Others",
     "adversarial",
     "ask",
     "autoencoder",
@@ -27,12 +29,14 @@ __all__ = [
     "check",
     "lipschitz",
     "mixup",
+    "racnn",
     "soft_neighbors",
     "trained",
     "vae",
 ]
 
 
+CLASSLESS = ("rotation", "autoencoder", "vae", "lipschitz")  # whose outputs are no classes of images
 NORMALISED = ("basic", "rotation", "soft_neighbors", "trades", "ask")  # train batch normalisation
 
 
@@ -54,6 +58,8 @@ def build(knobs: config.Defense, net: Any) -> Defense:
             found = vae(net)
         case "lipschitz":
             found = lipschitz(net, knobs.weight, knobs.apart)
+        case "racnn":
+            return racnn(net, ce_steps=knobs.ce_steps, mixup_steps=knobs.mixup_steps)
         case "trades":
             return trained(net, _generator(knobs, "trades"))
         case "ask":
@@ -66,7 +72,7 @@ def build(knobs: config.Defense, net: Any) -> Defense:
                 weight=knobs.weight,
                 temperature=knobs.temperature or 0.1,
             )
-            return trained(net, own)._replace(references=knobs.references)
+            return trained(net, own)
     if knobs.adversary == "none":
         return found
     return adversarial(found, knobs.adversary, knobs.eps, steps=knobs.steps, step_size=knobs.step_size)
@@ -80,7 +86,10 @@ def _generator(knobs: config.Defense, name: str) -> Generator:
 def check(knobs: config.Defense, net: config.Net) -> None:
     """Raises ValueError for a net that this does not train, and for knobs out of range."""
     size, _, kind = net.name.partition("_")
-    if kind in ("resnet", "resnet18", "vgg"):
+    if kind == "racnn" or knobs.name == "racnn":
+        _check_racnn(knobs, net)
+        return
+    if kind in ("resnet", "resnet18", "vgg", "strided"):
         if knobs.name not in NORMALISED:
             known = f"use {', '.join(map(repr, NORMALISED))}"
             raise ValueError(f"defense.name={knobs.name!r} trains no net.name={net.name!r}: {known}")
@@ -111,3 +120,23 @@ def check(knobs: config.Defense, net: config.Net) -> None:
         )
     if knobs.adversary == "linf" and knobs.eps == 0:
         raise ValueError("defense.eps=0 with adversary='linf': give the radius of its ball")
+
+
+def _check_racnn(knobs: config.Defense, net: config.Net) -> None:
+    kind = net.name.partition("_")[2]
+    if kind != "racnn" or knobs.name != "racnn":
+        raise ValueError(
+            f"defense.name={knobs.name!r} trains no net.name={net.name!r}: 'racnn' trains "
+            "'small_racnn', 'cifar10_racnn', ..., and no other does"
+        )
+    if len(knobs.layers) != 1:
+        raise ValueError(
+            f"defense.layers={knobs.layers}: name the one whose features racnn retrieves by"
+        )
+    if knobs.neighbors < 2 or knobs.ce_steps < 1 or knobs.mixup_steps < 0 or knobs.project < 0:
+        raise ValueError(
+            f"defense.neighbors={knobs.neighbors}, ce_steps={knobs.ce_steps}, "
+            f"mixup_steps={knobs.mixup_steps}, project={knobs.project}: at least 2, 1, 0 and 0"
+        )
+    if knobs.adversary != "none":
+        raise ValueError(f"defense.adversary={knobs.adversary!r}: racnn is trained on clean images")

@@ -42,9 +42,9 @@ def ask(
 
     def inputs(forward, key, batch):
         own, perturb, begin = jax.random.split(key, 3)
-        classes, count = batch.references.shape[:2]
-        clean = batch.references.reshape(-1, *batch.x.shape[1:])
-        there, y = jnp.ones(len(clean), bool), jnp.repeat(jnp.arange(classes), count)
+        classes = len(batch.others.x)
+        clean, y = batch.others.x.reshape(-1, *batch.x.shape[1:]), batch.others.y.reshape(-1)
+        there = jnp.ones(len(clean), bool)
         chosen = batch._replace(x=clean, clean=clean, y=y, there=there)
         perturbed = generator.inputs(forward, perturb, chosen)[-1][0]
         rows = jnp.concatenate([clean, perturbed])
@@ -60,7 +60,7 @@ def ask(
 
     def both(outputs, batch):
         *others, (_, taps), (_, rows) = outputs
-        own = loss(taps, rows, len(batch.references), batch.y)
+        own = loss(taps, rows, len(batch.others.x), batch.y)
         return generator.loss(tuple(others), batch) + weight * own
 
     return Generator(inputs, both)

@@ -8,18 +8,26 @@ from jaxtyping import Array, Bool, Float, Int
 STATISTICS = "batch_stats"  # the variables that are not parameters, in flax's word
 
 
+class Others(NamedTuple):
+    """Images besides those of a batch, with their labels: `count` of each class, or for each image."""
+
+    x: Float[Array, "group count height width channel"]
+    y: Int[Array, "group count"]
+
+
 class Batch(NamedTuple):
     """Training examples: what the network sees, the images without perturbation, and labels.
 
     The last batch of an epoch is filled up with others that are not `there`; their loss is ignored.
-    `references` are training images of every class, drawn for each step, if the defense asks for them.
+    `others` are the images that each step is given besides, if any; `step` is its number.
     """
 
     x: Float[Array, "batch height width channel"]
     clean: Float[Array, "batch height width channel"]
     y: Int[Array, " batch"]
     there: Bool[Array, " batch"]
-    references: Float[Array, "class count height width channel"] | None = None
+    others: Others | None = None
+    step: Int[Array, ""] | None = None
 
 
 class Defense(NamedTuple):
@@ -31,11 +39,9 @@ class Defense(NamedTuple):
     learn     (variables, key, Batch) -> ((batch,), statistics): the loss of a step of training, with
               the statistics of the batch, and the running ones after it as {STATISTICS: ...}, or {}.
               None: the loss above, for nets that have none.
-    references  of each class that a batch needs
     """
 
     init: Callable[..., Any]
     loss: Callable[..., Any]
     logits: Callable[..., Any] | None
     learn: Callable[..., Any] | None = None
-    references: int = 0

@@ -8,7 +8,7 @@ from knn_jax.neighbors.selection import top_k
 from knn_jax.neighbors.sharded import Sharded, shard
 from knn_jax.neighbors.stream import stream
 from knn_jax.neighbors.tiles import in_tiles
-from knn_jax.neighbors.votes import soft_votes, votes
+from knn_jax.neighbors.votes import nearness, soft_votes, votes
 
 __all__ = [
     "Cosine",
@@ -21,6 +21,7 @@ __all__ = [
     "estimate",
     "in_tiles",
     "merge",
+    "nearness",
     "rounding",
     "search",
     "shard",

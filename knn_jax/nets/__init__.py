@@ -15,7 +15,16 @@ import numpy as np
 from jax.tree_util import Partial
 
 from knn_jax import config
-from knn_jax.nets import autoencoder, lipschitz, preact_resnet, resnet, trunk, vgg
+from knn_jax.nets import (
+    autoencoder,
+    lipschitz,
+    preact_resnet,
+    racnn,
+    resnet,
+    strided,
+    trunk,
+    vgg,
+)
 
 
 class Pixels(nn.Module):
@@ -36,6 +45,10 @@ def build(knobs: config.Net, classes: int) -> Any:
     if knobs.name == "pixels":
         return Pixels()
     size, _, kind = knobs.name.partition("_")
+    if kind == "strided":
+        return strided.Strided(strided.SIZES[size], strided.HIDDEN[size], classes)
+    if kind == "racnn":
+        return racnn.Racnn(strided.SIZES[size], *racnn.SIZES[size], classes)
     if kind == "vgg":
         blocks, hidden = vgg.SIZES[size]
         return vgg.VGG(blocks, hidden, classes)
@@ -55,6 +68,11 @@ def build(knobs: config.Net, classes: int) -> Any:
             return autoencoder.VariationalAutoencoder(layers)
         case _:
             return trunk.Trunk(layers, classes)
+
+
+def retriever(knobs: config.Net) -> config.Net:
+    """Of the network by whose features that of the recipe, one for racnn, retrieves."""
+    return dataclasses.replace(knobs, name=knobs.name.replace("_racnn", "_strided"))
 
 
 def load_weights(path: str, net: Any) -> Any:
@@ -90,6 +108,36 @@ def features(net: Any, variables: Any, layers: tuple[str, ...], shape: tuple[int
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(f"no layer {layer!r}{hint}: this network's are {', '.join(known)}")
     return [Partial(_Tap(net, layer), variables) for layer in layers]
+
+
+def output(net: Any, variables: Any) -> Partial:
+    """The net's output, images -> (batch, dim), as a pytree that carries the variables."""
+    return Partial(_Output(net), variables)
+
+
+def answering(net: Any, variables: Any) -> tuple[Partial, Partial]:
+    """Of a net for racnn its features phi and its answer, see `classifiers.retrieval`."""
+    return Partial(_Tap(net, "embedding"), variables), Partial(_Answer(net), variables)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    """The answer among neighbours as a function, equal for equal nets."""
+
+    net: Any
+
+    def __call__(self, variables, query, values, nearness):
+        return self.net.apply(variables, query, values, nearness, method="answer")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Output:
+    """The last layer as a function, equal for equal nets."""
+
+    net: Any
+
+    def __call__(self, variables, x):
+        return self.net.apply(variables, x)[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,19 @@ UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorc
 EPSILON = 1e-5  # added to variances
 
 
-def convolution(x, channels: int, size: int, stride: int, name: str, *, bias: bool = False):
-    """Inside a module: a convolution padded to the size of its input over `stride`."""
-    sides, strides = ((size // 2, size // 2),) * 2, (stride, stride)
+def convolution(
+    x,
+    channels: int,
+    size: int,
+    stride: int,
+    name: str,
+    *,
+    bias: bool = False,
+    padding: int | None = None,
+):
+    """Inside a module: a convolution; unless told, padded to its input's size over `stride`."""
+    padding = size // 2 if padding is None else padding
+    sides, strides = ((padding, padding),) * 2, (stride, stride)
     init = torch_uniform(size**2 * x.shape[-1])
     return nn.Conv(
         *(channels, (size, size), strides, sides),
@@ -29,7 +39,9 @@ def normalise(x, train, name: str):
     Otherwise it is True, or a mask (batch,) of the examples that count; the running statistics are
     then moved by a tenth (the variance as that of the batch, where PyTorch takes n / (n - 1) of it).
     """
-    mask = None if train is False else jnp.broadcast_to(train, len(x)).reshape(-1, 1, 1, 1)
+    mask = None
+    if train is not False:
+        mask = jnp.broadcast_to(train, len(x)).reshape(-1, *(1,) * (x.ndim - 1))
     norm = nn.BatchNorm(momentum=0.9, epsilon=EPSILON, name=name)
     return norm(x, use_running_average=train is False, mask=mask)
 

@@ -1,0 +1,186 @@
+"""A network that answers among the neighbours it retrieves, in the place of their vote."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from knn_jax import losses, neighbors
+from knn_jax.classifiers.check import Images, Labels, check_images
+from knn_jax.classifiers.knn import BATCH, FAR, KNN
+
+References = tuple[Float[Array, "batch row key"], Float[Array, "batch row dim"]]  # keys and features
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+    """Classifies features among those of the k rows with the nearest keys. Make it with `retrieval`."""
+
+    near: KNN  # of the keys
+    embed: Any  # images -> (batch, dim)
+    answer: Any  # (features (batch, dim), neighbours' (batch, k, dim), nearness (batch, k)) -> logits
+    values: Any  # the rows' features, (row, dim)
+    classes: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def k(self) -> int:
+        """Rows that are retrieved."""
+        return self.near.k
+
+    @property
+    def images(self) -> Any:
+        """Of the rows."""
+        return self.near.images
+
+    @property
+    def labels(self) -> Any:
+        """Of the rows."""
+        return self.near.labels
+
+    @property
+    def features(self) -> tuple[Any, ...]:
+        """The one function that gives keys."""
+        return self.near.features
+
+    @property
+    def banks(self) -> tuple[Any, ...]:
+        """The rows' keys."""
+        return self.near.banks
+
+    def votes(self, x: Images) -> Float[Array, "batch class"]:
+        """The logits.
+
+        Raises ValueError for images that are not in [0, 1] or not of the bank's shape.
+        """
+        x = check_images(x)
+        if x.shape[1:] != self.images.shape[1:]:
+            raise ValueError(f"images of shape {x.shape[1:]}, and {self.images.shape[1:]} in the bank")
+        return _logits(self, x)
+
+    def predict(self, x: Images) -> Labels:
+        """The class of the largest logit, the lowest among equals."""
+        return self.votes(x).argmax(1).astype(jnp.int32)
+
+    def margin(self, x: Images, y: Labels) -> Float[Array, " batch"]:
+        """The logit of class y less the largest other: fooled unless above zero."""
+        return losses.margin(self.votes(x), y)
+
+    def references(self, x: Images, count: int | None = None) -> References:
+        """Keys and features of the `count` rows nearest to x of every class, of k at least."""
+        return _references(self, x, max(count or 0, self.k))
+
+    def soft_votes(
+        self, x: Images, references: References, temperature: float | Float[Array, ""]
+    ) -> Float[Array, "batch class"]:
+        """Logits among all references, each weighed by how near its key is; differentiable in x.
+
+        The weight is `neighbors.nearness`'s sigmoid: at temperature 0, and at the x whose references
+        they are, the k rows retrieved have 1 and the others 0, and these are the logits.
+        """
+        keys, values = references
+        squared = jnp.sum(jnp.square(self.features[0](x)[:, None] - keys), -1)
+        inside = jax.nn.log_sigmoid(neighbors.nearness(squared, self.k, temperature))
+        return self.answer(self.embed(x), values, inside)
+
+    def rivals(self, x: Images, y: Labels, count: int) -> Float[Array, "batch count h w c"]:
+        """Images of other classes near to x by their keys, see `KNN.rivals`."""
+        return self.near.rivals(x, y, count)
+
+    def held(self) -> "Held":
+        """The same with its neighbours held where x had them: what an attacker can differentiate who
+        knows all but the retrieval (scenario 1 of Zhao & Cho 2018)."""
+        return Held(self)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Soft votes of a `Retrieval` whose neighbours do not follow the image."""
+
+    whole: Retrieval
+
+    @property
+    def k(self) -> int:
+        """Rows that are retrieved."""
+        return self.whole.k
+
+    @property
+    def classes(self) -> int:
+        """Of the logits."""
+        return self.whole.classes
+
+    def references(self, x: Images, count: int | None = None) -> Float[Array, "batch k dim"]:
+        """Features of the k rows retrieved for x."""
+        return _retrieved(self.whole, x)
+
+    def soft_votes(
+        self, x: Images, references: Float[Array, "batch k dim"], temperature: float | Float[Array, ""]
+    ) -> Float[Array, "batch class"]:
+        """The logits of x among these."""
+        return self.whole.answer(self.whole.embed(x), references, jnp.zeros(references.shape[:2]))
+
+
+def retrieval(
+    near: KNN,
+    embed: Callable[[Images], Any],
+    answer: Callable[..., Any],
+    track: Callable[[range], Iterable[int]] = iter,
+) -> Retrieval:
+    """A classifier by retrieval from the bank of `near`, the kNN on the keys.
+
+    `embed` maps images to features (batch, dim); `answer(features, neighbours' (batch, k, dim),
+    nearness (batch, k))` gives logits, where exp(nearness) weighs each neighbour: 0 counts it in full,
+    -inf not at all. `track` wraps the range of batches, for a progress bar. (Zhao & Cho 2018, section
+    2.2, where keys are phi', features phi and the answer is g of the attention's projection.)
+
+    Raises ValueError where the keys are of more than one tap, or shapes do not fit.
+    """
+    if len(near.features) != 1:
+        raise ValueError(f"keys of {len(near.features)} taps: retrieval is by one")
+    embed, answer = (f if isinstance(f, Partial) else Partial(f) for f in (embed, answer))
+    rows = near.images
+    parts = [_embedded(embed, rows[i : i + BATCH]) for i in track(range(0, len(rows), BATCH))]
+    values = jnp.concatenate(parts)
+    if values.ndim != 2:
+        raise ValueError(f"features of shape {values.shape}, not (batch, dim): flatten them")
+    one = values[:1], values[None, : near.k], jnp.zeros((1, near.k))
+    shape = jax.eval_shape(answer, *one).shape
+    if len(shape) != 2:
+        raise ValueError(f"logits of shape {shape}: (batch, class) needed")
+    return Retrieval(near, embed, answer, values, shape[1])
+
+
+@jax.jit
+def _embedded(embed, x):
+    return embed(x)
+
+
+@jax.jit
+def _retrieved(model, x):
+    near = neighbors.search(model.features[0](x), model.banks[0], model.k)
+    return lax.stop_gradient(model.values[near.index])
+
+
+@jax.jit
+def _logits(model, x):
+    def logits(x):
+        return model.answer(model.embed(x), _retrieved(model, x), jnp.zeros((len(x), model.k)))
+
+    return neighbors.in_tiles(logits, BATCH)(x)
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _references(model, x, count):
+    bank, classes = model.banks[0], model.near.classes
+    every = jnp.broadcast_to(jnp.arange(classes), (x.shape[0], classes))
+    near = neighbors.search(model.features[0](x), bank, count, labels=model.labels, only=every)
+    index = near.index.reshape(len(x), -1)
+    keys = jnp.where(index[..., None] < 0, FAR, bank[index])
+    return lax.stop_gradient((keys, model.values[index]))

@@ -1,0 +1,76 @@
+"""What racnn retrieves with and from: a network trained first, the candidates' keys, their table."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from knn_jax import classifiers, data, defenses, mesh, neighbors, nets, progress, training
+from knn_jax.config import Config
+from knn_jax.references import References, looked_up
+from knn_jax.workdir import whole
+
+
+def network(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, Any]:
+    """phi' and g' of paper 2, trained by cross-entropy as the recipe says: net and variables."""
+    net = nets.build(nets.retriever(recipe.net), dataset.classes)
+    progress.say("the network whose features are retrieved by")
+    devices, own = mesh.make(jax.local_devices()), folder / "retriever"
+    return net, training.train(defenses.basic(net), dataset, recipe.optim, own, devices)
+
+
+def candidates(recipe: Config, found: tuple[Any, Any], split: data.Split, k: int) -> classifiers.KNN:
+    """k-NN on the keys of the candidates, which are features of that network."""
+    shape = (1, *split.images.shape[1:])
+    [keys] = nets.features(*found, recipe.defense.layers, shape)
+    width = recipe.defense.project
+    if width:
+        dim = jax.eval_shape(keys, jax.ShapeDtypeStruct(shape, jnp.float32)).shape[1]
+        matrix = jax.random.normal(jax.random.key(recipe.optim.seed), (dim, width)) / width**0.5
+        keys = Partial(_projected, matrix, keys)
+    images, labels = split.floats(0, len(split.labels)), split.labels
+    return classifiers.knn(
+        *(keys, jnp.asarray(images), jnp.asarray(labels)),
+        k=k,
+        names=recipe.defense.layers,
+        track=lambda batches: progress.track(batches, "keys of the candidates"),
+    )
+
+
+def references(recipe: Config, dataset: data.Dataset, folder: Path) -> References:
+    """The neighbours of every training image among the candidates, not itself; kept in the folder."""
+    file, shape = folder / "neighbors.npy", (len(dataset.train.labels), recipe.defense.neighbors)
+    if file.exists():
+        try:
+            table = np.load(file)
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{file} is damaged: remove it") from error
+        if table.shape != shape:
+            raise ValueError(f"{file} is of shape {table.shape}, not {shape}: remove it")
+        return looked_up(dataset.candidates, table)
+    near = candidates(recipe, network(recipe, dataset, folder), dataset.candidates, shape[1])
+    every = jnp.arange(len(near.labels))
+
+    @jax.jit
+    def found(near, x, rows):
+        query, bank = near.features[0](x), near.banks[0]
+        if dataset.extra is None:
+            return neighbors.search(query, bank, near.k, labels=every, without=rows).index
+        return neighbors.search(query, bank, near.k).index
+
+    size, parts = classifiers.BATCH, []
+    for first in progress.track(range(0, shape[0], size), "neighbours of the training images"):
+        rows = np.minimum(np.arange(first, first + size), shape[0] - 1)  # one shape, one program
+        x = data.Split(dataset.train.images[rows], rows).floats(0, size)
+        parts.append(np.asarray(found(near, x, rows)))
+    table = np.concatenate(parts)[: shape[0]]
+    with whole(file) as scratch, open(scratch, "wb") as stream:
+        np.save(stream, table)
+    return looked_up(dataset.candidates, table)
+
+
+def _projected(matrix, keys, x):
+    return keys(x) @ matrix

@@ -1,0 +1,344 @@
+"""RaCNN: its simplex, attention and loss by hand; what it retrieves, softly and hard; its recipe."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+from scipy import stats
+from victims import flat
+
+from knn_jax import (
+    attacks,
+    classifiers,
+    config,
+    data,
+    defenses,
+    jobs,
+    nets,
+    pages,
+    recipes,
+    references,
+    retrievers,
+)
+from knn_jax.defenses import STATISTICS, Batch, Others
+from knn_jax.defenses.racnn import simplex
+
+pytestmark = pytest.mark.usefixtures("trains", "quick")
+KEY = jax.random.key(0)
+RECIPE = config.Config(
+    name="racnn",
+    data=config.Data(train_images=120),
+    net=config.Net(name="digits_racnn"),
+    defense=config.Defense(name="racnn", layers=("conv2",), neighbors=3, mixup_steps=2),
+    optim=config.Optim(epochs=1, batch_size=40),
+    classifier=config.Classifier(name="retrieval", k=3),
+    attack=config.Attack(images=4, steps=4, starts=2, chunk=4),
+)
+
+
+def altered(**sections):
+    changes = {s: dataclasses.replace(getattr(RECIPE, s), **knobs) for s, knobs in sections.items()}
+    return dataclasses.replace(RECIPE, **changes)
+
+
+# Local mixup.
+
+
+@pytest.mark.parametrize("k", [2, 3, 10])
+def test_coefficients_are_uniform_on_the_simplex(k):
+    """Each is Beta(1, k - 1), and so is their least times k; sums are 1."""
+    alpha = np.asarray(simplex(KEY, (4000, k)))
+    assert alpha.shape == (4000, k)
+    assert (alpha >= 0).all()
+    np.testing.assert_allclose(alpha.sum(1), 1, rtol=1e-5)
+    beta = stats.beta(1, k - 1)
+    for values in (*alpha.T, k * alpha.min(1)):
+        assert stats.kstest(values, beta.cdf).pvalue > 1e-3
+
+
+@pytest.fixture(scope="module")
+def net():
+    return nets.build(config.Net(name="digits_racnn"), 10)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Ten images, each with three neighbours and their labels."""
+    split = data.load(config.Data()).train
+    x, y = jnp.asarray(split.floats(0, 40)), jnp.asarray(split.labels[:40])
+    return Batch(
+        *(x[:10], x[:10], y[:10], jnp.arange(10) < 8),
+        Others(x[10:].reshape(10, 3, 8, 8, 1), y[10:].reshape(10, 3)),
+    )
+
+
+@pytest.fixture(scope="module")
+def variables(net, digits, quick):
+    """As initialised, but for attention that attends to something."""
+    found = net.init(KEY, digits.x)
+    matrix = 0.3 * jax.random.normal(KEY, (16, 16))
+    return {**found, "params": found["params"] | {"attention": {"kernel": matrix}}}
+
+
+def by_hand(net, variables, batch, alpha):
+    """-sum of the target times log softmax of the head's logits, in numpy but for the net's halves."""
+    found = [
+        net.apply(variables, x, method="embed") for x in (batch.x, *jnp.moveaxis(batch.others.x, 1, 0))
+    ]
+    query, values = np.asarray(found[0]), np.stack(found[1:], 1)
+    matrix = np.asarray(variables["params"]["attention"]["kernel"])
+    target = np.eye(10)[batch.y]
+    if alpha is None:
+        scores = np.einsum("bkd,ed,be->bk", values, matrix, query)
+        alpha = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    else:
+        target = np.einsum("bk,bkc->bc", alpha, np.eye(10)[batch.others.y])
+    point = jnp.asarray(np.einsum("bk,bkd->bd", alpha, values))
+    logits = net.apply(variables, point[:, None, :], method=_head)
+    logits = np.asarray(logits, np.float64)
+    return -(target * (logits - np.log(np.exp(logits).sum(1, keepdims=True)))).sum(1)
+
+
+def _head(net, point):
+    return net.head(point[:, 0])
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_the_loss_by_hand_cross_entropy_then_mixup(net, variables, digits, step):
+    """Two steps of cross-entropy, one of mixup, and again."""
+    defense = defenses.racnn(net, ce_steps=2, mixup_steps=1)
+    loss = defense.loss(variables, KEY, digits._replace(step=jnp.int32(step)))
+    alpha = np.asarray(simplex(KEY, (10, 3))) if step % 3 == 2 else None
+    np.testing.assert_allclose(loss, by_hand(net, variables, digits, alpha), rtol=2e-4)
+
+
+def test_without_mixup_every_step_is_cross_entropy(net, variables, digits):
+    defense = defenses.racnn(net, ce_steps=1, mixup_steps=0)
+    losses = [defense.loss(variables, KEY, digits._replace(step=jnp.int32(s))) for s in (0, 1, 5)]
+    np.testing.assert_array_equal(losses[0], losses[1])
+    np.testing.assert_array_equal(losses[0], losses[2])
+
+
+def test_examples_that_are_not_there_and_their_neighbours_change_nothing(net, variables, digits):
+    """Neither the loss of the others nor any running statistics; all of these move, once."""
+    learn = jax.jit(defenses.racnn(net).learn)
+    digits = digits._replace(step=jnp.int32(3))
+    noise = jax.random.uniform(KEY, (2, 4, 8, 8, 1))
+    other = digits._replace(
+        x=digits.x.at[8:].set(noise[:, 0]),
+        others=Others(digits.others.x.at[8:].set(noise[:, 1:]), digits.others.y),
+    )
+    (one, moved), (two, same) = (learn(variables, KEY, batch) for batch in (digits, other))
+    np.testing.assert_allclose(one[:8], two[:8], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), moved, same)
+    before = jax.tree.leaves(variables[STATISTICS])
+    after = jax.tree.leaves(moved[STATISTICS])
+    assert len(before) == len(after)
+    assert all((b != a).any() for b, a in zip(before, after, strict=True))
+    assert all((v >= 0.9).all() for p, v in jax.tree.leaves_with_path(moved) if p[-1].key == "var")
+
+
+def test_the_gradient_reaches_every_parameter(net, variables, digits):
+    """Of cross-entropy; mixup leaves attention alone."""
+    defense = defenses.racnn(net, ce_steps=1, mixup_steps=1)
+
+    @jax.jit
+    def gradient(step):
+        def loss(params):
+            return defense.loss({**variables, "params": params}, KEY, digits._replace(step=step)).sum()
+
+        return jax.grad(loss)(variables["params"])
+
+    first, second = gradient(jnp.int32(0)), gradient(jnp.int32(1))
+    for path, leaf in jax.tree.leaves_with_path(first):
+        assert np.abs(leaf).max() > 0, path
+    assert not np.any(second["attention"]["kernel"])
+    assert np.any(second["body"]["conv1"]["kernel"])
+
+
+# Retrieval.
+
+
+@pytest.fixture(scope="module")
+def model(net, variables, digits):
+    """Retrieval by pixels from the neighbours of the ten."""
+    images, labels = digits.others.x.reshape(30, 8, 8, 1), digits.others.y.reshape(30)
+    near = classifiers.knn(flat, images, labels, k=4)
+    return classifiers.retrieval(near, *nets.answering(net, variables))
+
+
+def test_it_answers_among_the_rows_with_the_nearest_keys(model, net, variables, digits):
+    bank = np.asarray(flat(model.images), np.float64)
+    distance = np.linalg.norm(np.asarray(flat(digits.x))[:, None] - bank[None], axis=2)
+    index = np.argsort(distance, 1)[:, :4]
+    query, rows = (net.apply(variables, x, method="embed") for x in (digits.x, model.images))
+    logits = net.apply(variables, query, rows[index], method="answer")
+    np.testing.assert_allclose(model.votes(digits.x), logits, atol=1e-5)
+    np.testing.assert_array_equal(model.predict(digits.x), np.argmax(logits, 1))
+    own = np.take_along_axis(np.asarray(logits), np.asarray(digits.y)[:, None], 1)[:, 0]
+    rest = np.where(np.eye(10, dtype=bool)[digits.y], -np.inf, logits).max(1)
+    np.testing.assert_allclose(model.margin(digits.x, digits.y), own - rest, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [None, 1, 6])
+def test_at_a_tiny_temperature_soft_retrieval_is_retrieval(model, digits, count):
+    soft = model.soft_votes(digits.x, model.references(digits.x, count), 1e-6)
+    np.testing.assert_allclose(soft, model.votes(digits.x), atol=1e-4)
+
+
+def test_softly_the_gradient_goes_through_the_keys_and_held_it_does_not(model, digits):
+    """A key that is no function of phi: the gradient of soft retrieval differs by its part."""
+    whole, held = (
+        jax.grad(lambda x, m=m, r=r: m.soft_votes(x, r, 1.0)[:, 0].sum())(digits.x)
+        for m in (model, model.held())
+        for r in [m.references(digits.x)]
+    )
+    assert np.isfinite(whole).all()
+    assert np.isfinite(held).all()
+    blind = dataclasses.replace(model, embed=Partial(_constant, model.embed))
+    through = jax.grad(lambda x: blind.soft_votes(x, blind.references(x), 1.0)[:, 0].sum())(digits.x)
+    assert np.abs(through).max() > 0
+    none = jax.grad(lambda x: blind.held().soft_votes(x, blind.held().references(x), 1.0)[:, 0].sum())
+    assert not np.any(none(digits.x))
+    assert np.abs(whole - held).max() > 1e-6
+
+
+def _constant(embed, x):
+    return jax.lax.stop_gradient(embed(x))
+
+
+def test_held_neighbours_are_those_of_the_image(model, digits):
+    held = model.held()
+    rows = held.references(digits.x)
+    np.testing.assert_allclose(held.soft_votes(digits.x, rows, 0.1), model.votes(digits.x), atol=1e-5)
+    assert (held.k, held.classes) == (4, 10)
+
+
+@pytest.mark.parametrize("source", ["model", "held"])
+def test_attacks_take_it_and_the_hard_answer_judges(model, digits, source):
+    source = None if source == "model" else model.held()
+    own = {"norm": "linf", "eps": 0.3, "steps": 6}
+    found = attacks.pgd(KEY, model, digits.x, digits.y, source=source, **own)
+    fooled = np.asarray(model.margin(found.image, digits.y) <= 0)
+    np.testing.assert_array_equal(fooled, found.success)
+    least = attacks.minimum_norm(KEY, model, digits.x, digits.y, norm="linf", steps=8, starts=3)
+    assert 0 < least.success.sum() < 10  # untrained, it may give some class to nothing
+    np.testing.assert_array_equal(model.margin(least.image, digits.y) <= 0, least.success)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"near": [flat, flat]}, "keys of 2 taps"),
+        ({"embed": lambda x: x}, r"features of shape \(30, 8, 8, 1\)"),
+        ({"answer": lambda q, v, n: q[:, 0]}, r"logits of shape \(1,\)"),
+    ],
+)
+def test_what_is_no_retrieval_is_refused(model, change, message):
+    near = classifiers.knn(change.get("near", flat), model.images, model.labels, k=4)
+    with pytest.raises(ValueError, match=message):
+        classifiers.retrieval(
+            near, change.get("embed", model.embed), change.get("answer", model.answer)
+        )
+    with pytest.raises(ValueError, match=r"images of shape \(4, 4, 1\)"):
+        model.votes(jnp.zeros((1, 4, 4, 1)))
+
+
+# The recipe.
+
+
+def test_no_training_image_is_its_own_neighbour(tmp_path, monkeypatch):
+    dataset = data.load(RECIPE.data)
+    one = data.Dataset(*dataset[:4], extra=dataset.train)
+    for given in (dataset, one):
+        folder = tmp_path / str(given is one)
+        chosen = retrievers.references(RECIPE, given, folder)
+        rows = np.asarray(chosen.rows(KEY, jnp.arange(108)))
+        assert rows.shape == (108, 3)
+        own = (rows == np.arange(108)[:, None]).any(1)
+        assert own.all() if given is one else not own.any()  # of other candidates it may be
+        keys = np.asarray(_keys(given, folder), np.float64)
+        distance = np.linalg.norm(keys[:, None] - keys[None], axis=2)
+        distance += np.where(np.eye(108, dtype=bool), 0 if given is one else np.inf, 0)
+        nearest = np.sort(distance, 1)[:, :3]
+        np.testing.assert_allclose(np.take_along_axis(distance, rows, 1), nearest, atol=1e-4)
+        monkeypatch.setattr(retrievers, "network", None)  # the table is kept
+        again = retrievers.references(RECIPE, given, folder)
+        np.testing.assert_array_equal(again.rows(KEY, jnp.arange(108)), rows)
+        monkeypatch.undo()
+        np.save(folder / "neighbors.npy", rows[:, :2])
+        with pytest.raises(ValueError, match=r"neighbors\.npy is of shape \(108, 2\), not \(108, 3\)"):
+            retrievers.references(RECIPE, given, folder)
+        (folder / "neighbors.npy").write_bytes(b"no")
+        with pytest.raises(ValueError, match=r"neighbors\.npy is damaged: remove it"):
+            retrievers.references(RECIPE, given, folder)
+
+
+def _keys(dataset, folder):
+    net, variables = retrievers.network(RECIPE, dataset, folder)
+    return net.apply(variables, jnp.asarray(dataset.train.floats(0, 108)))[1]["conv2"]
+
+
+def test_keys_can_be_projected(tmp_path):
+    dataset = data.load(RECIPE.data)
+    found = retrievers.network(RECIPE, dataset, tmp_path)
+    whole = retrievers.candidates(RECIPE, found, dataset.train, 3).banks[0]
+    one = retrievers.candidates(altered(defense={"project": 40}), found, dataset.train, 3).banks[0]
+    assert one.shape == (108, 40)
+    lengths = [np.linalg.norm(bank[1:] - bank[:1], axis=1) for bank in (whole, one)]
+    assert abs(np.log(lengths[1] / lengths[0])).mean() < 0.25
+
+
+def test_the_recipe_from_end_to_end_and_its_baseline(tmp_path):
+    own = {"names": ("pgd",), "norms": ("linf",), "radii_linf": (0.2,)}
+    recipe = altered(attack=own | {"sources": ("model", "held", "network")}, ball={"steps": 2})
+    jobs.attack(recipe, str(tmp_path))
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [a["name"] for a in report["attacks"]] == [
+        *("pgd", "pgd on held", "pgd on network", "least of all"),
+    ]
+    assert (report["layer"], report["k"], report["bank_rows"]) == ("conv2", 3, 108)
+    assert pages.decider(report) == "retrieval of 3 by conv2"
+    sources = recipes.defend(recipe, data.load(recipe.data), tmp_path).sources
+    assert type(sources["held"]).__name__ == "Held"
+    jobs.attack(altered(attack=own, ball={"steps": 1}, classifier={"name": "network"}), str(tmp_path))
+    alone = json.loads((tmp_path / "report.json").read_text())
+    assert alone["layer"] == "output"
+    assert alone["fingerprint"] != report["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"net": {"name": "digits_strided"}}, "'racnn' trains no net.name='digits_strided'"),
+        ({"defense": {"name": "basic", "layers": ()}}, "'basic' trains no net.name='digits_racnn'"),
+        ({"defense": {"layers": ()}}, r"defense.layers=\(\): name the one"),
+        ({"defense": {"layers": ("conv7",)}}, "no layer 'conv7'"),
+        ({"defense": {"neighbors": 1}}, "defense.neighbors=1"),
+        ({"defense": {"neighbors": 108}}, "neighbors=108 asked of 108 candidates"),
+        ({"defense": {"mixup_steps": -1}}, "mixup_steps=-1"),
+        ({"defense": {"adversary": "l2"}}, "racnn is trained on clean images"),
+        ({"classifier": {"bank_rows": 50}}, "racnn retrieves from all"),
+        ({"attack": {"names": ("guided",)}}, "guided is for classifier.name='knn'"),
+        ({"attack": {"names": ()}}, "nothing is attacked"),
+        (
+            {"net": {"name": "digits"}, "defense": {"name": "basic", "layers": ()}},
+            "classifier.name='retrieval' and attack.sources=held are for defense.name='racnn'",
+        ),
+    ],
+)
+def test_what_the_recipe_cannot_do_is_refused(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        jobs.attack(altered(**change), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_are_looked_up():
+    split = data.Split(np.zeros((5, 1, 1, 1), np.float32), np.zeros(5, np.int32))
+    table = np.arange(12).reshape(6, 2)
+    rows = references.looked_up(split, table).rows(KEY, jnp.array([4, 0]))
+    np.testing.assert_array_equal(rows, [[8, 9], [0, 1]])
