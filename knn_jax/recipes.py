@@ -87,7 +87,7 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
         )
     if not certifiable(recipe) and not recipe.attack.runs():
         raise ValueError(
-            "nothing is attacked, and certificates cover neighbours in one layer by l2 only"
+            "no attack in attack.names, attack.norms; certificates cover neighbours in one layer by l2"
         )
     if recipe.certify.exact and recipe.classifier.metric != "l2":
         raise ValueError("certify.exact is for classifier.metric=l2: certificates are of distances")

@@ -324,7 +324,7 @@ def test_the_recipe_from_end_to_end_and_its_baseline(tmp_path):
         ({"defense": {"adversary": "l2"}}, "racnn is trained on clean images"),
         ({"classifier": {"bank_rows": 50}}, "racnn retrieves from all"),
         ({"attack": {"names": ("guided",)}}, "guided is for classifier.name='knn'"),
-        ({"attack": {"names": ()}}, "nothing is attacked"),
+        ({"attack": {"names": ()}}, "no attack in attack.names"),
         (
             {"net": {"name": "digits"}, "defense": {"name": "basic", "layers": ()}},
             "classifier.name='retrieval' and attack.sources=held are for defense.name='racnn'",
