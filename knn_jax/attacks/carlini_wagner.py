@@ -43,7 +43,7 @@ def carlini_wagner(
     x = classifiers.check_images(x)
     model = classifiers.network(logits, x)
     x, y = outcome.check(model, x, y)
-    lagrangian.check(constant=constant, learning_rate=learning_rate, steps=steps, rounds=rounds)
+    outcome.positive(constant=constant, learning_rate=learning_rate, steps=steps, rounds=rounds)
     if not confidence >= 0:
         raise ValueError(f"confidence={confidence}: it must be 0 or more")
     numbers = map(jnp.float32, (constant, learning_rate, confidence))

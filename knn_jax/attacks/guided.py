@@ -44,7 +44,7 @@ def guided(
     """
     del key
     x, y = outcome.check(model, x, y)
-    lagrangian.check(
+    outcome.positive(
         guides=guides, constant=constant, learning_rate=learning_rate, steps=steps, rounds=rounds
     )
     numbers = jnp.float32(constant), jnp.float32(learning_rate)

@@ -49,7 +49,7 @@ def hinged(
     """
     x, y = outcome.check(model, x, y)
     counts = {"steps": steps, "rounds": rounds, "refresh": refresh, "starts": starts}
-    lagrangian.check(constant=constant, learning_rate=learning_rate, **counts)
+    outcome.positive(constant=constant, learning_rate=learning_rate, **counts)
     if guides < 2 or guides % 2 or not noise >= 0:
         raise ValueError(f"guides={guides}, noise={noise}: give an even number from 2, and 0 or more")
     numbers = map(jnp.float32, (constant, learning_rate, noise))

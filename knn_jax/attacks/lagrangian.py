@@ -122,10 +122,3 @@ def search(
         start, jnp.zeros_like(start), jnp.full_like(start, jnp.inf), jnp.zeros(len(x), jnp.int32)
     )
     return lax.scan(round_, (nothing(x), unknown), jnp.arange(rounds))[0][0]
-
-
-def check(**numbers: float | int) -> None:
-    """Raises ValueError unless all are above zero."""
-    for name, number in numbers.items():
-        if not number > 0:
-            raise ValueError(f"{name}={number}: it must be above 0")

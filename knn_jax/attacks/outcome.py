@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_jax import balls, classifiers
@@ -56,6 +58,13 @@ def check(model: Any, x: Any, y: Any) -> tuple[Images, Labels]:
     return x, classifiers.check_labels(y, len(x), getattr(model, "classes", jnp.iinfo(jnp.int32).max))
 
 
+def positive(**numbers: Any) -> None:
+    """Raises ValueError unless all are above zero; what a caller traces is not known yet."""
+    for name, number in numbers.items():
+        if not isinstance(number, Tracer) and not np.asarray(number) > 0:
+            raise ValueError(f"{name}={number}: it must be above 0")
+
+
 def batch_size(model: Any, x: Images, references: int) -> int:
     """How many examples to attack at once: up to 128, as the references' memory allows."""
     return fitting(jax.eval_shape(lambda m, x: m.references(x, references), model, x[:1]))
@@ -84,6 +93,11 @@ def halve(fooled: Callable[[Images], Any], x: Images, image: Images) -> Images:
 def references(model: Any) -> int:
     """How many references of each class the surrogate votes with."""
     return -(-SHARE * model.k // 100)
+
+
+def average(counts: Int[Array, " batch"]) -> Int[Array, ""]:
+    """The mean over the examples, rounded up."""
+    return -(-counts.sum() // len(counts))
 
 
 def keys(key: Array, count: Int[Array, " batch"]) -> Array:

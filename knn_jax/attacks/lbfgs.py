@@ -1,0 +1,141 @@
+"""Least squared distance plus cross-entropy towards another class, by a quasi-Newton method."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float
+
+from knn_jax import balls, losses
+from knn_jax.attacks import lagrangian, outcome
+from knn_jax.attacks.outcome import Found, Images, Labels, Number
+from knn_jax.neighbors import in_tiles
+
+DECREASE = 1e-4  # share of the decrease that the slope promises which a step must bring (Armijo)
+
+
+class Descent(NamedTuple):
+    """Where each example is, and the step it tries next: `size` times `direction`."""
+
+    z: Images
+    value: Float[Array, " batch"]
+    gradient: Images
+    direction: Images
+    size: Float[Array, " batch"]
+    memory: optax.OptState
+
+
+def lbfgs(
+    key: Array,
+    model: Any,
+    x: Images,
+    y: Labels,
+    *,
+    target: Labels | None = None,
+    constant: Number = 1.0,
+    steps: int = 50,
+    rounds: int = 8,
+    temperature: Number = 0.1,
+    source: Any = None,
+) -> Found:
+    """Minimises |image - x|^2 + constant * cross-entropy towards `target` by L-BFGS, in [0, 1].
+
+    That is Szegedy et al. 2014 and Tabacof & Valle 2016, who add up the other way round. The target is
+    by default the class other than y that is likeliest at x; the scores are the soft votes, their
+    references those of x throughout. Each of `rounds` searches for a better constant of each image and
+    takes `steps` gradients, of which some are of steps too long. What fools, whichever its class, is
+    pulled back to the boundary by bisection. Where a `source` is given, its soft votes and references
+    stand in for the model's own.
+
+    The image is clip(z) and the distance that of z itself, so that nothing is gained beyond the box.
+    On paper 1's network (20 images) that finds a mean norm of 1.165, a projection of each step 1.166, a
+    tanh box 1.233 or, its starts as near to black and white as those of `carlini_wagner`, 2.030;
+    SciPy's L-BFGS-B with 150 iterations in 12 rounds 1.166.
+
+    `key` is not drawn from. Raises ValueError for images outside [0, 1], labels and targets out of
+    range and numbers that are not above 0.
+    """
+    del key
+    x, y = outcome.check(model, x, y)
+    outcome.positive(constant=constant, steps=steps, rounds=rounds)
+    if target is not None:
+        target = outcome.check(model, x, target)[1]
+    source = model if source is None else source
+    numbers = jnp.float32(constant), jnp.float32(temperature)
+    return _lbfgs(model, source, x, y, target, *numbers, steps=steps, rounds=rounds)
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "rounds"))
+def _lbfgs(model, source, x, y, target, constant, temperature, *, steps, rounds):
+    count = outcome.references(source)
+
+    def batch(x, y, target):
+        references = source.references(x, count)
+        if target is None:
+            scores = source.soft_votes(x, references, temperature)
+            own = jax.nn.one_hot(y, scores.shape[1], dtype=bool)
+            target = jnp.where(own, -jnp.inf, scores).argmax(1)
+
+        def fooled(image):
+            return model.margin(image, y) <= 0
+
+        def run(_, bracket):
+            def loss(z):
+                scores = source.soft_votes(jnp.clip(z, 0.0, 1.0), references, temperature)
+                squared = jnp.sum(jnp.square(z - x), tuple(range(1, x.ndim)))
+                return squared + bracket.constant * losses.cross_entropy(scores, target)
+
+            image = jnp.clip(descend(loss, x, steps), 0.0, 1.0)
+            halved = outcome.halve(fooled, x, image)
+            return lagrangian.keep(lagrangian.nothing(x), x, halved, fooled(image))
+
+        return lagrangian.search(x, run, constant=constant, rounds=rounds, decades=True).image
+
+    image = in_tiles(batch, outcome.batch_size(source, x, count))(x, y, target)
+    forwards = 2 + rounds * (outcome.HALVINGS + 1)
+    return outcome.judge(model, x, y, image, "l2", steps * rounds, forwards)
+
+
+def descend(loss: Callable[[Images], Float[Array, " batch"]], z: Images, steps: int) -> Images:
+    """Minimises `loss` of each example by itself, from z on, with `steps` gradients of the batch.
+
+    Each example tries a step of its own with every gradient: to the quasi-Newton point, or nearer to
+    where it stands if the last one brought too little. (optax's own line search within `vmap` waits for
+    the longest of the batch and computes both branches of each choice: six times as slow.)
+    """
+    optimizer = optax.scale_by_lbfgs()
+    pixels = tuple(range(1, z.ndim))
+
+    def slopes(gradient, direction):
+        return jnp.sum(gradient * direction, pixels)
+
+    def arrive(z, memory):
+        """At z, with the direction that follows: the gradient's where the memory's does not descend."""
+
+        def total(z):
+            each = loss(z)
+            return each.sum(), each
+
+        gradient, value = jax.grad(total, has_aux=True)(z)
+        direction: Any
+        with jax.numpy_dtype_promotion("standard"):
+            direction, memory = jax.vmap(optimizer.update)(gradient, memory, z)
+        descends = slopes(gradient, direction) > 0
+        direction = -jnp.where(balls.over(descends, z.shape), direction, gradient)
+        return Descent(z, value, gradient, direction, jnp.ones_like(value), memory)
+
+    def step(_, here):
+        slope = here.size * slopes(here.gradient, here.direction)
+        there = arrive(here.z + balls.over(here.size, z.shape) * here.direction, here.memory)
+        rise = there.value - here.value
+        parabola = -slope / 2 / jnp.maximum(rise - slope, 1e-20)  # its lowest point, in steps
+        nearer = here._replace(size=here.size * jnp.clip(parabola, 0.1, 0.5))
+        better = rise <= DECREASE * slope
+        return jax.tree.map(lambda a, b: jnp.where(balls.over(better, a.shape), a, b), there, nearer)
+
+    start = arrive(z, jax.vmap(optimizer.init)(z))
+    return lax.fori_loop(1, steps, step, start).z
