@@ -32,11 +32,12 @@ def deepfool(
 ) -> Found:
     """Steps to the nearest boundary of the linearised scores, until fooled.
 
-    (Moosavi-Dezfooli, Fawzi & Frossard 2016.) The scores are the soft votes, their references those of x throughout; boundaries are those between
-    y and the likeliest other classes at x, of `candidates` classes y included. Each step adds
-    |s_c - s_y| / |grad (s_c - s_y)| (dual norm) to the perturbation, x + (1 + overshoot) of it is
-    asked for the hard decision, and the image is at last pulled back to the boundary by bisection.
-    Where a `source` is given, its soft votes and references stand in for the model's own.
+    (Moosavi-Dezfooli, Fawzi & Frossard 2016.) The scores are the soft votes, their references those of
+    x throughout; boundaries are those between y and the likeliest other classes at x, of `candidates`
+    classes y included. Each step adds |s_c - s_y| / |grad (s_c - s_y)| (dual norm) to the
+    perturbation; x + (1 + overshoot) of it is asked for the hard decision, and the image is at last
+    pulled back to the boundary by bisection. Where a `source` is given, its soft votes and references
+    stand in for the model's own.
 
     `gradients` and `forwards` are means over the images, rounded up. `key` is not drawn from. Raises
     ValueError for images outside [0, 1], labels out of range, fewer than 2 candidates and numbers that
@@ -104,9 +105,9 @@ def _deepfool(model, source, x, y, steps, overshoot, temperature, *, norm, candi
 
         start = jnp.zeros_like(x), jnp.zeros(len(x), jnp.int32), fooled(x)
         moved, taken, _ = lax.while_loop(lambda state: jnp.any(pending(state)), go, start)
-        return outcome.halve(fooled, x, clipped(jnp.arange(len(x)), moved)), taken
+        image = outcome.halve(fooled, x, clipped(jnp.arange(len(x)), moved))
+        return image, taken, taken * len(leads)
 
-    image, taken = in_tiles(batch, outcome.batch_size(source, x, count))(x, y)
-    taken = outcome.average(taken)
-    gradients = taken * (min(candidates, model.classes) - 1)
-    return outcome.judge(model, x, y, image, norm, gradients, 2 + 2 * taken + outcome.HALVINGS)
+    image, taken, gradients = in_tiles(batch, outcome.batch_size(source, x, count))(x, y)
+    gradients, forwards = outcome.average(gradients), 2 + 2 * outcome.average(taken) + outcome.HALVINGS
+    return outcome.judge(model, x, y, image, norm, gradients, forwards)
