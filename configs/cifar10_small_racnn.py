@@ -29,7 +29,7 @@ def get_config() -> config.Config:
         classifier=config.Classifier(name="retrieval", k=10),
         attack=config.Attack(
             images=100,
-            names=("minimum_norm", "pgd"),
+            names=("minimum_norm", "fgsm", "ifgsm", "deepfool", "lbfgs", "boundary"),
             sources=("model", "held", "network"),
             norms=("l2",),
             radii=(0.1753, 0.2479, 0.4957, 0.5543, 0.7838, 1.1085),

@@ -22,12 +22,14 @@ class Run(NamedTuple):
 
     norm   inf: none found, 0: wrong without one
     right  whether it is classified correctly without one
+    norms  of each attack by itself, on those of the images that it was run on
     """
 
     report: dict[str, Any]
     image: np.ndarray
     norm: np.ndarray
     right: np.ndarray
+    norms: dict[str, np.ndarray]
 
     def mean(self) -> float | None:
         """Of the norms found, without those of images that are wrong anyhow; None where none is."""
@@ -36,7 +38,7 @@ class Run(NamedTuple):
 
 
 def compare(out: str, workdirs: list[str]) -> list[Path]:
-    """Writes comparison.png and, if a run has its features measured, sensitivity.png.
+    """Writes comparison.png, accuracy.png and, if a run has its features measured, sensitivity.png.
 
     Raises ValueError for a workdir that is not finished, runs on different data, runs that share no
     norm, and images that not all classify correctly.
@@ -57,7 +59,10 @@ def compare(out: str, workdirs: list[str]) -> list[Path]:
             )
     runs = [_run(Path(workdir).expanduser(), report, shared[0]) for workdir, report in reports.items()]
     count = min(len(run.norm) for run in runs)  # means over other images would not compare
-    runs = [Run(run.report, *(array[:count] for array in run[1:])) for run in runs]
+    runs = [
+        run._replace(image=run.image[:count], norm=run.norm[:count], right=run.right[:count])
+        for run in runs
+    ]
     common = np.flatnonzero(np.all([run.right for run in runs], 0))[:SHOWN]
     if not len(common):
         raise ValueError(
@@ -65,7 +70,10 @@ def compare(out: str, workdirs: list[str]) -> list[Path]:
         )
     knobs = config.Data(**reports[first]["config"]["data"])
     clean = data.load(knobs).test.floats(0, count)
-    pictures = {"comparison.png": figures.grid(clean, common, runs, shared[0])}
+    pictures = {
+        "comparison.png": figures.grid(clean, common, runs, shared[0]),
+        "accuracy.png": figures.accuracy(runs, shared[0]),
+    }
     if any("analysis" in report for report in reports.values()):
         pictures["sensitivity.png"] = figures.sensitivity(runs, shared[0])
     else:
@@ -105,7 +113,11 @@ def _run(folder: Path, report: dict[str, Any], norm: str) -> Run:
         image[i, : len(found)] = found
     least = lengths.argmin(0), np.arange(count)
     right = np.array([row["clean"] == row["label"] for row in rows[:count]])
-    return Run(report, image[least], lengths[least], right)
+    norms = {
+        name.removesuffix(f"_{norm}"): found[: len(images[name])]
+        for name, found in zip(images, lengths, strict=True)
+    }
+    return Run(report, image[least], lengths[least], right, norms)
 
 
 def main() -> None:

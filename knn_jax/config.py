@@ -21,6 +21,8 @@ class Data:
     """Training images that are used, the first so many, the held-out ones included; 0: all."""
     size: int = 0
     """Side in pixels that images are resized to; 0: as they are."""
+    candidates: str = ""
+    """Split from which racnn retrieves, as SVHN's `extra`; empty: the training images."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class Run(NamedTuple):
         return self.name if self.source == "model" else f"{self.name} on {self.source}"
 
 
-SOURCED = ("pgd",)  # attacks that can follow another's gradients
+SOURCED = ("pgd", "fgsm", "ifgsm", "deepfool", "lbfgs")  # attacks that can follow another's gradients
 
 
 @dataclass(frozen=True)
@@ -180,13 +182,28 @@ class Attack:
     images: int = 200
     """Test images, from the first."""
     names: tuple[
-        Literal["minimum_norm", "guided", "hinged", "boundary", "pgd", "ask", "dknn", "adv_knn"], ...
+        Literal[
+            "minimum_norm",
+            "guided",
+            "hinged",
+            "boundary",
+            "fgsm",
+            "ifgsm",
+            "deepfool",
+            "lbfgs",
+            "pgd",
+            "ask",
+            "dknn",
+            "adv_knn",
+        ],
+        ...,
     ] = ("minimum_norm",)
-    """`guided`: paper 1's, `hinged`: its successor, `boundary`: by the vote alone; these in L2 only.
-    `pgd`, and paper 4's `ask` with its baselines `dknn` and `adv_knn`: in the ball of each radius."""
+    """`guided`: paper 1's, `hinged`: its successor, `boundary`: by the vote alone, `lbfgs`; these in L2
+    only. `fgsm`, `ifgsm` and `deepfool`: paper 2's, as `lbfgs` and `boundary`. `pgd`, and paper 4's
+    `ask` with its baselines `dknn` and `adv_knn`: in the ball of each radius."""
     sources: tuple[Literal["model", "network", "held"], ...] = ("model",)
-    """Whose gradients pgd follows: the classifier's with its retrieval; the bare network's, for
-    racnn that which it retrieves by; racnn's with its neighbours held."""
+    """Whose gradients pgd, fgsm, ifgsm, deepfool and lbfgs follow: the classifier's with its retrieval;
+    the bare network's, of racnn that which it retrieves by; racnn's with its neighbours held."""
     norms: tuple[Literal["l2", "linf"], ...] = ("l2",)
     """Each attack is run in each that it has."""
     steps: int = 60
@@ -214,7 +231,7 @@ class Attack:
 
     def runs(self) -> list[Run]:
         """Each attack with each norm and source that it has."""
-        alone = ("guided", "hinged", "boundary")
+        alone = ("guided", "hinged", "boundary", "lbfgs")
         return [
             Run(name, norm, source)
             for name in self.names
@@ -309,8 +326,9 @@ class Config:
     certify: Certify = field(default_factory=Certify)
     analyze: Analyze = field(default_factory=Analyze)
     reported: dict[str, dict[str, float]] = field(default_factory=dict)
-    """The paper's own figures, by classifier.layers (joined by +): clean_acc; of its attack mean_l2,
-    acc_l2_1 (accuracy within 1, ...) and acc_linf_0.1; of its certificate mean_radius and cert_1."""
+    """The paper's own figures, by classifier.layers (joined by +; racnn's by defense.layers, a
+    network's by `output`): clean_acc; of its attack mean_l2, acc_l2_1 (accuracy within 1, ...) and
+    acc_linf_0.1; of its certificate mean_radius and cert_1. Of one attack of several: `relu3, NAME`."""
 
     def asdict(self) -> dict:
         """As JSON has it: tuples are lists."""

@@ -56,26 +56,29 @@ def load(knobs: config.Data, track: Track = lambda items, _: items) -> Dataset:
     Raises ValueError for an unknown or unprepared set and for images or labels that are unfit.
     """
     if knobs.name == "digits":
-        train, test = _digits()
+        if knobs.candidates:
+            raise ValueError(f"data.candidates={knobs.candidates!r}: the digits have no such split")
+        train, test, *extra = _digits()
     elif knobs.name.endswith(".npz"):
-        train, test = _npz(Path(knobs.name).expanduser())
+        train, test, *extra = _npz(Path(knobs.name).expanduser(), knobs.candidates)
     else:
-        train, test = _tfds(knobs, track)
+        train, test, *extra = _tfds(knobs, track)
     count = len(train.labels)
     if not 0 <= knobs.train_images <= count:
         raise ValueError(f"data.train_images={knobs.train_images}: {knobs.name} has {count}; 0 is all")
     train = Split(*(part[: knobs.train_images or None] for part in train))
-    for split in (train, test):
+    for split in (train, test, *extra):
         _check(knobs.name, split)
     classes = int(train.labels.max()) + 1
-    if test.labels.max() >= classes:
-        raise ValueError(
-            f"{knobs.name}: test label {test.labels.max()} is no class of the training set"
-        )
+    for what, split in zip(("test", knobs.candidates), (test, *extra), strict=False):
+        if split.labels.max() >= classes:
+            raise ValueError(
+                f"{knobs.name}: {what} label {split.labels.max()} is no class of the training set"
+            )
     if not 0 < knobs.valid_fraction < 1:
         raise ValueError(f"data.valid_fraction={knobs.valid_fraction}: it must lie between 0 and 1")
     kept, held = _halves(train.labels, knobs.valid_fraction, knobs.split_seed)
-    return Dataset(_rows(train, kept), _rows(train, held), test, classes)
+    return Dataset(_rows(train, kept), _rows(train, held), test, classes, *extra)
 
 
 def turned(images: np.ndarray, quarters: int) -> np.ndarray:
@@ -113,8 +116,9 @@ def _digits():
     return _rows(every, kept), _rows(every, held)
 
 
-def _npz(path: Path):
-    """train_ and test_images and _labels; or images and labels, a fifth of them for tests."""
+def _npz(path: Path, candidates: str):
+    """train_ and test_images and _labels; or images and labels, a fifth of them for tests. And those of
+    the candidates, if any."""
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
@@ -122,14 +126,18 @@ def _npz(path: Path):
             arrays = dict(file)
     except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged or no .npz of arrays: {error}") from error
+    names = ["train", "test", *filter(None, [candidates])]
+    if candidates and not {f"{candidates}_images", f"{candidates}_labels"} <= set(arrays):
+        held = ", ".join(arrays)
+        raise ValueError(f"data.candidates={candidates!r}: {path} holds {held}, no {candidates}_images")
     if {"train_images", "train_labels", "test_images", "test_labels"} <= set(arrays):
-        train, test = (_split(arrays[f"{s}_images"], arrays[f"{s}_labels"]) for s in ("train", "test"))
-        return train, test
+        return [_split(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in names]
     if {"images", "labels"} <= set(arrays):
         every = _split(arrays["images"], arrays["labels"])
         _check(str(path), every)
         kept, held = _halves(every.labels, 0.2, 0)
-        return _rows(every, kept), _rows(every, held)
+        rest = [_split(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in names[2:]]
+        return _rows(every, kept), _rows(every, held), *rest
     raise ValueError(
         f"{path} holds {', '.join(arrays)}: it needs images and labels, or train_images, "
         "train_labels, test_images and test_labels"
@@ -183,8 +191,14 @@ def _tfds(knobs: config.Data, track: Track):
     if len(names) < 2:
         have = ", ".join(builder.info.splits)
         raise ValueError(f"{knobs.name} has the splits {have}: it needs train, and test or validation")
-    train, test = (_decoded(builder, name, knobs.size, track) for name in names)
-    return train, test
+    if knobs.candidates:
+        if knobs.candidates not in builder.info.splits:
+            have = ", ".join(builder.info.splits)
+            raise ValueError(
+                f"data.candidates={knobs.candidates!r}: {knobs.name} has the splits {have}"
+            )
+        names.append(knobs.candidates)
+    return [_decoded(builder, name, knobs.size, track) for name in names]
 
 
 def _decoded(builder: Any, name: str, size: int, track: Track) -> Split:

@@ -37,7 +37,7 @@ def attack(
 
     Without `run`, what earlier runs left in the folder; None if that is not all of it.
     """
-    knobs, (name, norm, _) = recipe.attack, which
+    knobs, (name, norm, source) = recipe.attack, which
 
     method, own = {
         "minimum_norm": (
@@ -50,16 +50,23 @@ def attack(
         ),
         "hinged": (attacks.hinged, {}),
         "boundary": (attacks.boundary, {}),
+        "fgsm": (attacks.fgsm, {"norm": norm}),
+        "ifgsm": (attacks.ifgsm, {"norm": norm}),
+        "deepfool": (attacks.deepfool, {"norm": norm}),
+        "lbfgs": (attacks.lbfgs, {}),
     }[name]
     ours = name == "minimum_norm"
     images = knobs.images if ours else knobs.baseline_images or knobs.images
 
-    def one(model, key, x, y):
-        found = method(key, model, x, y, **own)
+    def one(given, key, x, y):
+        model, source = given
+        follows = {} if source is None else {"source": source}
+        found = method(key, model, x, y, **own, **follows)
         return kept(model, x, y, found.image, found.norm, found.gradients)
 
     settings = [which.label, norm, own, knobs.chunk, knobs.seed]
     chunks = Chunks(settings, defended, images, knobs.chunk, knobs.seed, folder)
+    chunks.model = defended.model, defended.sources[source]
     return chunks.outcome(one, f"{which.label} {norm}") if run or chunks.complete() else None
 
 

@@ -47,8 +47,16 @@ def curve(report, attacked, certified, correct) -> bytes:
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
         axis.legend()
+        if norm == "l2" and report["config"]["defense"]["name"] == "racnn":
+            _normalised(axis, next(iter(attacked.values())).arrays["image"][0].size)
     figure.suptitle(f"{report['name']}: {pages.decider(report)}")
     return _png(figure)
+
+
+def _normalised(axis, size) -> None:
+    """Paper 2's measure above: the squared L2 norm over the number of pixels."""
+    scale = (lambda l2: l2**2 / size, lambda mean: np.sqrt(np.maximum(mean, 0) * size))
+    axis.secondary_xaxis("top", functions=scale).set_xlabel("squared norm / number of pixels")
 
 
 def _steps(axis, correct, lengths, label, color) -> None:
@@ -155,6 +163,36 @@ def examples(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
     return _png(figure)
 
 
+def retrieved(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
+    """What is retrieved for images as they are, and below for what they were changed to (paper 2,
+    figure 4), with labels: those of the rows, and the class that the query is given."""
+    arrays, test, model = outcome.arrays, defended.dataset.test, defended.model
+    shown = np.flatnonzero(arrays["success"] & (arrays["norm"] > 0))[:SHOWN]
+    queries = np.zeros((0, *test.images.shape[1:]), np.float32)
+    given = np.zeros(0, int)
+    if len(shown):
+        pairs = [test.floats(0, len(arrays["norm"]))[shown], arrays["image"][shown]]
+        queries = np.stack(pairs, 1).reshape(-1, *test.images.shape[1:])
+        given = np.stack([clean[shown], arrays["adversarial"][shown]], 1).reshape(-1)
+    rows, columns = max(1, len(queries)), 1 + min(model.k, SHOWN + 4)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(0.9 * columns, rows), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    near = np.asarray(_neighbours(model, queries)) if len(queries) else given[:, None]
+    for line, query, label, index in zip(axes, queries, given, near, strict=False):
+        images = [query, *np.asarray(model.images[index[: columns - 1]])]
+        labels = [label, *np.asarray(model.labels[index[: columns - 1]])]
+        for axis, image, name in zip(line, images, labels, strict=True):
+            axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
+            axis.text(
+                0.03, 0.95, str(name), transform=axis.transAxes, color="orange", va="top", fontsize=9
+            )
+    figure.suptitle("queries, each below as it was changed, and the rows retrieved", fontsize=10)
+    return _png(figure)
+
+
 @jax.jit
 def _neighbours(model, x):
     """Indices (batch, k) by the first tap."""
@@ -187,6 +225,35 @@ def grid(clean, shown, runs, norm) -> bytes:
             told = f"{run.norm[i]:.3f}" if np.isfinite(run.norm[i]) else "none found"
             row[2 * place + 1].set_title(told, fontsize=8, pad=2)
     figure.suptitle(f"adversarial images and perturbations, with their {norm} norms", fontsize=10)
+    return _png(figure)
+
+
+def accuracy(runs, norm) -> bytes:
+    """Accuracy against the norm, an axis for each attack and a line for each run that has it."""
+    names = list(dict.fromkeys(name for run in runs for name in run.norms))
+    columns = min(3, len(names))
+    figure, axes = plt.subplots(
+        -(-len(names) // columns),
+        columns,
+        figsize=(4.6 * columns, 3.4 * -(-len(names) // columns)),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+    )
+    for axis in axes.flat[len(names) :]:
+        axis.set_axis_off()
+    for axis, name in zip(axes.flat, names, strict=False):
+        for i, run in enumerate(runs):
+            if name in run.norms:
+                right = run.right[: len(run.norms[name])]
+                lengths = run.norms[name][: len(right)]
+                _steps(axis, right, lengths, _label(run.report).replace("\n", ": "), f"C{i}")
+        axis.set(
+            title=name, xlabel=f"{norm} norm of the perturbation", ylabel="accuracy", ylim=(0, 1.02)
+        )
+        axis.set_xlim(left=0)
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=7)
     return _png(figure)
 
 

@@ -24,7 +24,7 @@ def certify(recipe: Config, path: str) -> None:
         knobs = recipe.classifier
         raise ValueError(
             f"certificates cover neighbours in one layer by l2: classifier.name={knobs.name!r}, "
-            f"layers={knobs.layers}, metric={knobs.metric!r}"
+            f"classifier.layers={knobs.layers}, classifier.metric={knobs.metric!r}"
         )
     _evaluate(recipe, path, run=False)
 

@@ -50,7 +50,10 @@ def write(
     labels = defended.dataset.test.labels
     pictures = {"curve.png": figures.curve(report, attacked, certified, clean == labels)}
     if attacked:
-        pictures["examples.png"] = figures.examples(defended, clean, next(iter(attacked.values())))
+        first = next(iter(attacked.values()))
+        pictures["examples.png"] = figures.examples(defended, clean, first)
+        if recipe.classifier.name == "retrieval":
+            pictures["retrieved.png"] = figures.retrieved(defended, clean, first)
     searched = {pair: o for pair, o in attacked.items() if "trials" not in o.arrays}  # not in balls
     for norm in rivals(searched):
         pictures[f"norms_{norm}.png"] = figures.norms(report, searched, norm)
@@ -81,6 +84,7 @@ def summary(
     accuracy is over the whole test set, an attack's or certificate's n its first examples."""
     model, correct = defended.model, clean == defended.dataset.test.labels
     config, named = recipe.asdict(), recipe.classifier.name
+    told = config.pop("reported")
     chosen = recipe.classifier.layers if named == "knn" else recipe.defense.layers
     layers = "output" if named == "network" else "+".join(chosen)
     return {
@@ -102,7 +106,12 @@ def summary(
         ],
         "certificates": [_certificate(recipe, name, o, correct) for name, o in certified.items()],
         "violations": violations(attacked, certified),
-        "reported": config.pop("reported").get(layers, {}),
+        "reported": told.get(layers, {}),
+        "reported_attacks": {
+            key.removeprefix(f"{layers}, "): figures
+            for key, figures in told.items()
+            if key.startswith(f"{layers}, ")
+        },
         "config": config,
         "hardware": _hardware(),
         "versions": {"python": platform.python_version()}
@@ -148,6 +157,7 @@ def _attack(
         "success_rate": float(len(found) / max(1, right.sum())),
         "mean_norm": float(found.mean()) if len(found) else None,
         "median_norm": float(np.median(found)) if len(found) else None,
+        **({"mean_normalised": _normalised(found, arrays["image"])} if norm == "l2" else {}),
         "robust_acc": {str(r): float(np.mean(right & (lengths > r))) for r in radii},
         "gradients": int(arrays["gradients"].max()),
         "seconds": round(outcome.seconds, 3),
@@ -181,6 +191,11 @@ def _trials(arrays: dict[str, np.ndarray], radii, correct) -> dict[str, Any]:
         half = stats.t.ppf(0.975, count - 1) / count**0.5
         found["interval"] = {r: float(half * a.std(ddof=1)) for r, a in accuracy.items()}
     return found
+
+
+def _normalised(found: np.ndarray, images: np.ndarray) -> float | None:
+    """The mean of squared norms over the number of pixels, the measure of paper 2."""
+    return _mean(found**2 / images[0].size)
 
 
 def _mean(values: np.ndarray) -> float | None:

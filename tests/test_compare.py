@@ -39,7 +39,7 @@ def finished(tmp_path, test_set):
         report = {
             **{"name": name, "k": 5, "layer": "relu3"},
             "attacks": [{"name": attack, "norm": norm} for attack, norm in lengths],
-            "config": {"data": config.Config(name, data=config.Data(name_of_data)).asdict()["data"]},
+            "config": config.Config(name, data=config.Data(name_of_data)).asdict(),
         }
         if analysis:
             report["analysis"] = dict(zip(("jacobian_norm", "lid"), analysis, strict=True))
@@ -56,7 +56,7 @@ L2 = {("minimum_norm", "l2"): [1.0, 0.0, 2.0, np.inf, 4.0]}
 def drawn(monkeypatch):
     """What the pictures are given; they are drawn too."""
     given = {}
-    for paint in (figures.grid, figures.sensitivity):
+    for paint in (figures.grid, figures.accuracy, figures.sensitivity):
 
         def draw(*arguments, paint=paint):
             given[paint.__name__] = arguments
@@ -70,7 +70,7 @@ def test_the_same_images_that_all_classify_correctly(finished, drawn, tmp_path, 
     one = finished("one", L2, wrong=[1], analysis=(2.0, 5.0))
     two = finished("two", {("minimum_norm", "l2"): [1.0, 1.5, 1.0, 1.5]}, wrong=[2])
     written = compare.compare(str(tmp_path / "out"), [one, two])
-    assert [file.name for file in written] == ["comparison.png", "sensitivity.png"]
+    assert [file.name for file in written] == ["comparison.png", "accuracy.png", "sensitivity.png"]
     assert all(file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for file in written)
     clean, shown, runs, norm = drawn["grid"]
     np.testing.assert_array_equal(clean, test_set.images[:4])
@@ -84,6 +84,12 @@ def test_the_smallest_of_several_attacks_with_its_image(finished, drawn, tmp_pat
     [run] = drawn["grid"][2]
     np.testing.assert_array_equal(run.norm, [0.5, 0, 2, np.inf, 4])
     np.testing.assert_allclose(run.image[:, 0, 0, 0], [0.2, 0.1, 0.1, 0.1, 0.1])
+    [run], norm = drawn["accuracy"]
+    assert norm == "l2"
+    assert [(name, list(norms)) for name, norms in run.norms.items()] == [
+        ("minimum_norm", [1.0, 0.0, 2.0, np.inf, 4.0]),
+        ("boundary", [0.5, 0.0, 3.0]),
+    ]
 
 
 def test_the_first_norm_that_all_have(finished, drawn, tmp_path):
@@ -97,7 +103,7 @@ def test_the_first_norm_that_all_have(finished, drawn, tmp_path):
 
 def test_without_a_measured_run_the_way_to_it_is_told(finished, drawn, tmp_path, capsys):
     written = compare.compare(str(tmp_path), [finished("one", L2)])
-    assert [file.name for file in written] == ["comparison.png"]
+    assert [file.name for file in written] == ["comparison.png", "accuracy.png"]
     assert "--analyze.images" in capsys.readouterr().err
 
 

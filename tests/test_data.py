@@ -1,5 +1,6 @@
 """Images and labels: the digits, .npz files, and a TFDS set prepared here without TensorFlow."""
 
+import dataclasses
 import io
 import shutil
 import socket
@@ -291,3 +292,32 @@ def test_the_first_training_images_only():
     for count in (-1, 100_000):
         with pytest.raises(ValueError, match=rf"data\.train_images={count}: digits has \d+; 0 is all"):
             data.load(config.Data(train_images=count))
+
+
+def test_candidates_are_a_split_of_their_own(mnist, tmp_path):
+    """Of a TFDS set and of an .npz; otherwise the training images."""
+    knobs = dataclasses.replace(mnist, candidates="test")
+    dataset = data.load(knobs)
+    np.testing.assert_array_equal(dataset.candidates.images, dataset.test.images)
+    plain = data.load(mnist)
+    assert plain.extra is None
+    assert plain.candidates is plain.train
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for name, rows in (("train", 40), ("test", 10), ("more", 20)):
+        arrays |= {f"{name}_images": rng.random((rows, 2, 2)), f"{name}_labels": np.arange(rows) % 5}
+    np.savez(tmp_path / "set.npz", **arrays)
+    file = config.Data(name=str(tmp_path / "set.npz"), candidates="more", valid_fraction=0.25)
+    found = data.load(file)
+    np.testing.assert_array_equal(found.candidates.labels, arrays["more_labels"])
+    assert found.candidates.images.shape == (20, 2, 2, 1)
+    for knobs, words in (
+        (dataclasses.replace(mnist, candidates="extra"), "has the splits train, test"),
+        (dataclasses.replace(file, candidates="extra"), "no extra_images"),
+        (config.Data(candidates="extra"), "the digits have no such split"),
+    ):
+        with pytest.raises(ValueError, match=f"data.candidates='extra'.*{words}"):
+            data.load(knobs)
+    np.savez(tmp_path / "set.npz", **{**arrays, "more_labels": np.arange(20) % 6})
+    with pytest.raises(ValueError, match="more label 5 is no class of the training set"):
+        data.load(file)

@@ -444,6 +444,39 @@ def test_the_network_alone_is_attacked_and_neighbours_by_its_gradients(again, mo
     assert set(adversarial(folder)) == {"pgd_linf", "pgd on network_linf"}
 
 
+@pytest.mark.parametrize("name", ["fgsm", "ifgsm", "deepfool", "lbfgs"])
+def test_an_attack_that_follows_another_is_given_it_and_kept_apart(pixels, tmp_path, monkeypatch, name):
+    recipe, folder = pixels
+    recipe = altered(
+        recipe,
+        attack={"names": (name, "boundary"), "norms": ("linf", "l2"), "sources": ("model", "network")},
+    )
+    norms = ("l2",) if name == "lbfgs" else ("linf", "l2")
+    runs = recipe.attack.runs()
+    labels = [(name, n, s) for n in norms for s in ("model", "network")]
+    assert runs == [*labels, ("boundary", "l2", "model")]
+    defended = recipes.defend(
+        altered(recipe, attack={"sources": ("model",)}), data.load(recipe.data), folder
+    )
+    other = classifiers.network(_one_hot, jnp.zeros((1, 8, 8, 1)))
+    defended = defended._replace(sources={"model": None, "network": other})
+    seen = []
+
+    def found(key, model, x, y, *, norm="l2", source=None):
+        seen.append((norm, source and type(source).__name__, len(model.labels)))
+        return Found(x, jnp.ones(len(x)), jnp.ones(len(x), bool), jnp.int32(1), jnp.int32(1))
+
+    monkeypatch.setattr(attacks, name, found)
+    for run in runs[:-1]:
+        assert evaluation.attack(recipe, defended, run, tmp_path).arrays["success"].all()
+    assert seen == [(n, s, 200) for n in norms for s in (None, "Network")]
+    assert evaluation.attack(recipe, defended, runs[-1], tmp_path, run=False) is None
+
+
+def _one_hot(x):
+    return x[:, 0, :, 0]
+
+
 # What is refused.
 
 BAD = [
@@ -461,14 +494,14 @@ BAD = [
     ({"attack": {"starts": 0}}, r"attack\.starts=0"),
     ({"attack": {"chunk": 0}}, r"attack\.chunk=0"),
     ({"certify": {"own": 0}}, r"certify\.own=0"),
-    ({"classifier": {"name": "network"}, "attack": {"names": ("ask",)}}, r"attack\.names: ask is for"),
-    ({"classifier": {"name": "network"}, "analyze": {"images": 1}}, r"analyze is for"),
     (
         {"certify": {"exact": True}, "classifier": {"k": 4}},
         r"certify\.exact is for an odd classifier\.k, and it is 4: use 3 or 5, or leave it out",
     ),
 ]
-NEW = [  # what a workdir of another network would refuse anyhow
+NEW = [  # what a workdir of another network, or certify.py, would refuse anyhow
+    ({"classifier": {"name": "network"}, "attack": {"names": ("ask",)}}, r"attack\.names: ask is for"),
+    ({"classifier": {"name": "network"}, "analyze": {"images": 1}}, r"analyze is for"),
     ({"net": {"weights": "nowhere.npz"}}, r"no file nowhere\.npz"),
     (
         {"defense": {"name": "rotation"}, "classifier": {"name": "network"}},

@@ -263,6 +263,21 @@ def test_what_was_reported_reproduced_found_and_certified_stands_side_by_side(de
     assert [line.count("|") for line in body.splitlines()] == [7] * 7
 
 
+def test_figures_of_one_attack_of_several_and_attacks_on_another_source(defended):
+    """What a paper never tried, its attack through the retrieval, is no reproduction."""
+    told = {"pixels": {"clean_acc": 0.9}, "pixels, guided": {"acc_l2_1": 0.5}, "other, guided": {}}
+    recipe = dataclasses.replace(RECIPE, reported=told)
+    attacks = {("guided", "l2"): attacked(), ("guided on network", "l2"): attacked(NORM + 1)}
+    found = report.summary(recipe, defended, CLEAN, attacks, {})
+    assert found["reported_attacks"] == {"guided": {"acc_l2_1": 0.5}}
+    kinds = [line[1] for line in pages.columns(found)]
+    both = ["reproduced, guided", "reproduced, guided on network", "adaptive"]
+    assert kinds == ["reported, guided", *both]
+    found["config"]["classifier"]["name"] = "retrieval"
+    kinds = [line[1] for line in pages.columns(found)]
+    assert kinds == ["reported, guided", *both[1:]]
+
+
 def test_a_paper_may_have_reported_certificates_only(defended):
     figures = {"clean_acc": 0.97, "mean_radius": 0.86, "cert_0.5": 0.8}
     recipe = dataclasses.replace(RECIPE, reported={"pixels": figures, "relu1": {"mean_l2": 1.0}})
