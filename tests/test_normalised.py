@@ -1,4 +1,4 @@
-"""Paper 4's networks: how many parameters they have, what their taps are, what they may not do."""
+"""The networks of papers 2 and 4: their parameters, what their taps are, what they may not do."""
 
 import functools
 
@@ -9,21 +9,23 @@ import pytest
 
 from knn_jax import config, nets
 from knn_jax.defenses import STATISTICS
-from knn_jax.nets import resnet, vgg
+from knn_jax.nets import resnet, strided, vgg
 
 pytestmark = pytest.mark.usefixtures("quick")
 SMALL = {
     "vgg": vgg.VGG(((1, 3), (2, 4)), (5,), 3),
     "resnet": resnet.ResNet(((1, 3), (1, 4)), 3),
+    "strided": strided.Strided(((3, 3, 1), (4, 4, 2)), (5,), 3),
 }
 SHAPE = (5, 8, 8, 2)
-both = pytest.mark.parametrize("name", SMALL)
+each = pytest.mark.parametrize("name", SMALL)
 
 
 @pytest.mark.parametrize(
     ("name", "side", "parameters", "taps"),
     [
         ("cifar10_vgg", 32, 15_253_578, [16384, 8192, 4096, 2048, 512]),
+        ("cifar10_strided", 32, 2_567_146, [86400, 75264, 16224, 23232, 3072]),
         ("imagenette_resnet18", 128, 11_181_642, [65536, 65536, 32768, 16384, 8192]),
     ],
 )
@@ -55,13 +57,13 @@ def program(name, train):
     )
 
 
-@both
+@each
 def test_the_first_tap_by_hand(name):
-    """Convolved, normalised, cut at 0 and pooled, with running statistics."""
+    """Convolved, normalised, cut at 0 and, but for paper 2, pooled, with running statistics."""
     variables, x = drawn(name)
-    first, norm = {"vgg": ("conv1_1", "conv1_1_norm"), "resnet": ("conv1", "norm1")}[name]
+    first, norm = ("conv1_1", "conv1_1_norm") if name == "vgg" else ("conv1", "norm1")
     params, statistics = jax.device_get((variables["params"], variables[STATISTICS][norm]))
-    stride, sides = {"vgg": (1, 1), "resnet": (2, 3)}[name]
+    stride, sides = {"vgg": (1, 1), "resnet": (2, 3), "strided": (1, 0)}[name]
     out = jax.lax.conv_general_dilated(
         *(x, params[first]["kernel"], (stride, stride), ((sides, sides),) * 2),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -71,6 +73,8 @@ def test_the_first_tap_by_hand(name):
     out = np.maximum(out * params[norm]["scale"] + params[norm]["bias"], 0)
     if name == "vgg":
         pooled = out.reshape(5, 4, 2, 4, 2, 3).max((2, 4))
+    elif name == "strided":
+        pooled = out
     else:
         padded = np.pad(out, ((0, 0), (1, 1), (1, 1), (0, 0)))
         windows = [padded[:, i : i + 4 : 2, j : j + 4 : 2] for i in range(3) for j in range(3)]
@@ -79,7 +83,7 @@ def test_the_first_tap_by_hand(name):
     np.testing.assert_allclose(taps["conv1"], pooled.reshape(5, -1), rtol=2e-4, atol=1e-5)
 
 
-@both
+@each
 def test_who_is_not_there_moves_no_statistics(name):
     variables, x = drawn(name)
     there = jnp.array([True, True, False, True, False])
@@ -93,7 +97,7 @@ def test_who_is_not_there_moves_no_statistics(name):
     assert all((a != b).any() for a, b in zip(before, moved, strict=True))
 
 
-@both
+@each
 def test_no_pair_of_images_violates_the_constant(name):
     variables, x = drawn(name)
     net = SMALL[name]
