@@ -67,7 +67,7 @@ def _deepfool(model, source, x, y, steps, overshoot, temperature, *, norm, candi
         classes = scores.shape[1]
         own = jax.nn.one_hot(y, classes)
         ranked = lax.top_k(jnp.where(own > 0, -jnp.inf, scores), min(candidates, classes) - 1)[1]
-        leads = jax.nn.one_hot(ranked.T, classes) - own  # (candidate, batch, class)
+        leads = jax.nn.one_hot(ranked.T, classes) - own[None]  # (candidate, batch, class)
 
         def step(some, image):
             """To the nearest boundary of some examples, by their places."""
@@ -77,7 +77,7 @@ def _deepfool(model, source, x, y, steps, overshoot, temperature, *, norm, candi
             (gradient,) = lax.map(pull, lead)  # `vmap` takes twice as long on a CPU and eight images
             steepest = jax.vmap(ball.steepest)(gradient)
             slope = jnp.sum(gradient * steepest, pixels)
-            distance = jnp.abs(jnp.sum(lead * scores, -1)) / jnp.maximum(slope, 1e-12)
+            distance = jnp.abs(jnp.sum(lead * scores[None], -1)) / jnp.maximum(slope, 1e-12)
             nearest = distance.argmin(0)[None]
             length = jnp.take_along_axis(distance, nearest, 0)[0] + BEYOND
             steepest = jnp.take_along_axis(steepest, balls.over(nearest, steepest.shape), 0)[0]

@@ -96,7 +96,8 @@ def _ifgsm(model, source, x, y, sizes, largest, temperature, *, norm, steps):
         first = sign(x, y, references)
 
         def trial(example, number):
-            stride = balls.over(largest * number / sizes / steps, x.shape)
+            share = number.astype(jnp.float32) / sizes.astype(jnp.float32)
+            stride = balls.over(largest * share / steps, x.shape)
             own, held = y[example], jax.tree.map(lambda leaf: leaf[example], references)
 
             def step(z, direction):
@@ -141,7 +142,7 @@ def least(
         number = tried[example] + 1 + lane // waiting
         found, fools = trial(example, number)
         fools &= number <= sizes
-        first = jnp.full_like(tried, sizes + 1).at[example].min(jnp.where(fools, number, sizes + 1))
+        first = (jnp.zeros_like(tried) + sizes + 1).at[example].min(jnp.where(fools, number, sizes + 1))
         kept = jnp.where(fools & (number == first[example]), example, len(x))
         image = image.at[kept].set(found, mode="drop")
         return image, tried.at[example].max(number), fooled | (first <= sizes)
