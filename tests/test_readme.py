@@ -24,6 +24,16 @@ def test_the_benchmark_is_the_one_measured():
         assert f"| {shape['name']} | {ours} |" in README
 
 
+def test_the_attacks_are_the_ones_measured():
+    """Mean norms and ratios beside Foolbox and SciPy, and each norm at least as small."""
+    results = json.loads((ROOT / "results/benchmarks/attacks_foolbox_cpu.json").read_text())["attacks"]
+    section = " ".join(README.split("Paper 2's five on")[1].split("##")[0].split())
+    for name in ("fgsm", "ifgsm", "deepfool", "lbfgs", "boundary"):
+        ours, (rival, *_) = results[name].pop("ours"), results[name].values()
+        assert f"{ours['mean']:.3f} and {rival['mean']:.3f}, {rival['ratio']:.1f}" in section
+        assert ours["mean"] <= rival["mean"] + 1e-6
+
+
 def test_the_map_names_every_module():
     modules = {path.stem for path in (ROOT / "knn_jax").glob("*") if not path.name.startswith("_")}
     section = README.split("## The map")[1]
