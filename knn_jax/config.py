@@ -51,15 +51,27 @@ class Net:
         "digits_racnn",
         "small_racnn",
         "cifar10_racnn",
+        "digits_idresnet",
+        "mnist_idresnet",
+        "cifar10_idresnet",
         "pixels",
     ] = "digits"
     """`mnist`: paper 1's trunk; `digits`: a small one; both also as the encoder of a (variational)
     autoencoder, and with 1-Lipschitz layers; `cifar10_resnet`: paper 1's residual network;
     `cifar10_vgg` and `imagenette_resnet18`: paper 4's; `mnist_vgg`: a small one;
     `cifar10_strided`: paper 2's, `cifar10_racnn`: the same, to answer among retrieved neighbours,
-    both also `small`; for digits one of each; `pixels`: the image itself, not trained."""
+    both also `small`; `idresnet`: paper 3's; for digits one of each; `pixels`: the image itself, not
+    trained."""
     sweeps: int = 12
     """Of the 1-Lipschitz layers towards isometries; 0: only divided by a bound of their norm."""
+    subspaces: int = 2
+    """Of idresnet's output, whose distances in each are added."""
+    dim: int = 15
+    """Of each of these subspaces."""
+    shared: bool = True
+    """Whether idresnet's three inner layers have the same weights."""
+    identity: bool = True
+    """Whether its layers add to what they are given, at first nothing; a simple MLP without."""
     weights: str = ""
     """An .npz of PyTorch weights to use instead of training."""
 
@@ -80,6 +92,7 @@ class Defense:
         "trades",
         "ask",
         "racnn",
+        "idresnet",
     ] = "basic"
     """`basic`: cross-entropy; see `knn_jax.defenses` for the others."""
     weight: float = 1.0
@@ -115,6 +128,14 @@ class Defense:
     """Of racnn by local mixup, before the next by cross-entropy; 0: no mixup."""
     project: int = 0
     """Numbers that racnn projects the features it retrieves by to at random; 0: as they are."""
+    noise: Literal["none", "binomial", "uniform", "normal"] = "binomial"
+    """What idresnet adds to normalised pixels: 2X - 5 of X ~ B(5, .5), or as much of another kind."""
+    pull: float = 0.25
+    """Of idresnet's points towards zero, K mu in paper 3."""
+    decay: float = 0.5
+    """Of its force with distance, lambda there; kfgsm has the same."""
+    near: float = 7.0
+    """Distance below which points of one class attract each other no more, l_0 there."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +169,9 @@ class Classifier:
     `retrieval`: racnn's answer among the k rows that it retrieves."""
     layers: tuple[str, ...] = ("relu3",)
     """Taps that are searched; the votes of several are added."""
-    metric: Literal["l2", "cosine"] = "l2"
-    """Of the search; `cosine` divides features by their length first."""
+    metric: Literal["l2", "cosine", "subspaces"] = "l2"
+    """Of the search; `cosine` divides features by their length first, `subspaces` adds the distances
+    in each of net.subspaces."""
     k: int = 75
     """Neighbours that vote."""
     bank_rows: int = 0
@@ -192,6 +214,7 @@ class Attack:
             "deepfool",
             "lbfgs",
             "pgd",
+            "kfgsm",
             "ask",
             "dknn",
             "adv_knn",
@@ -199,8 +222,8 @@ class Attack:
         ...,
     ] = ("minimum_norm",)
     """`guided`: paper 1's, `hinged`: its successor, `boundary`: by the vote alone, `lbfgs`; these in L2
-    only. `fgsm`, `ifgsm` and `deepfool`: paper 2's, as `lbfgs` and `boundary`. `pgd`, and paper 4's
-    `ask` with its baselines `dknn` and `adv_knn`: in the ball of each radius."""
+    only. `fgsm`, `ifgsm` and `deepfool`: paper 2's, as `lbfgs` and `boundary`. `pgd`, paper 3's `kfgsm`,
+    and paper 4's `ask` with its baselines `dknn` and `adv_knn`: in the ball of each radius."""
     sources: tuple[Literal["model", "network", "held"], ...] = ("model",)
     """Whose gradients pgd, fgsm, ifgsm, deepfool and lbfgs follow: the classifier's with its retrieval;
     the bare network's, of racnn that which it retrieves by; racnn's with its neighbours held."""

@@ -81,6 +81,17 @@ def load(knobs: config.Data, track: Track = lambda items, _: items) -> Dataset:
     return Dataset(_rows(train, kept), _rows(train, held), test, classes, *extra)
 
 
+def typical(split: Split) -> np.ndarray:
+    """Two images that have the mean and the deviation, at each pixel, of all."""
+    total, squares, count = 0.0, 0.0, len(split.labels)
+    for first in range(0, count, 1000):
+        images = split.floats(first, first + 1000).astype(np.float64)
+        total, squares = total + images.sum(0), squares + np.square(images).sum(0)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - np.square(mean), 0.0))
+    return np.stack([mean - std, mean + std]).astype(np.float32)
+
+
 def turned(images: np.ndarray, quarters: int) -> np.ndarray:
     """The images turned counter-clockwise, as paper 1's code turns them."""
     return np.rot90(images, quarters, (1, 2))

@@ -7,7 +7,7 @@ import jax
 import matplotlib
 import numpy as np
 
-from knn_jax import neighbors, pages
+from knn_jax import pages
 from knn_jax.chunks import Outcome
 from knn_jax.recipes import Defended
 
@@ -196,7 +196,7 @@ def retrieved(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
 @jax.jit
 def _neighbours(model, x):
     """Indices (batch, k) by the first tap."""
-    return neighbors.search(model.features[0](x), model.banks[0], model.k).index
+    return model.near(model.features[0](x), model.banks[0], model.k).index
 
 
 def grid(clean, shown, runs, norm) -> bytes:

@@ -15,7 +15,7 @@ from knn_jax.evaluation import kept
 from knn_jax.recipes import Defended, bank
 
 CONFIDENT = 50  # neighbours by whose votes images are told apart that resist ask (paper 4, VI.A)
-NAMES = ("pgd", "ask", "dknn", "adv_knn")
+NAMES = ("pgd", "kfgsm", "ask", "dknn", "adv_knn")
 
 
 def check(recipe: Config, dataset: data.Dataset) -> None:
@@ -66,6 +66,11 @@ def attack(
             case "pgd":
                 extra = {"refresh": inside.refresh, "source": given.source}
                 return attacks.pgd(key, given.model, x, y, eps=eps, **extra, **own, **size)
+            case "kfgsm":
+                force = {"decay": recipe.defense.decay, "near": recipe.defense.near}
+                return attacks.kfgsm(
+                    given.model, x, y, norm=norm, eps=eps, steps=inside.steps, **size, **force
+                )
             case "dknn":
                 extra = {"slope": inside.slope, "metric": inside.metric}
                 return attacks.dknn(key, given.model, x, y, eps=eps, **extra, **own, **size)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 Metric = Literal["cosine", "l2"]
 TINY = 1e-24  # squared lengths below are taken for zero
+ROUNDED = 1e-6  # of squared norms: what a squared distance computed from them may be wrong
 
 
 def cross_entropy(
@@ -108,6 +109,38 @@ def nearest(
     own = jnp.min(jnp.where(other & same, squared, jnp.inf), 1)
     rival = jnp.min(jnp.where(other & ~same, squared, jnp.inf), 1)
     return jnp.where(jnp.isinf(own), 0.0, own), rival
+
+
+def potential(
+    distance: Float[Array, "*pair"],
+    same: Bool[Array, "*pair"],
+    classes: int,
+    *,
+    decay: float | Float[Array, ""],
+    near: float | Float[Array, ""],
+) -> Float[Array, "*pair"]:
+    """I (e^(-lambda d) - e^(-lambda l_0)) of pairs at distance d (paper 3, section 2.1).
+
+    I is 1 / classes between classes, which repel each other, and within one -1 from l_0 = `near` on and
+    0 below; lambda is `decay`.
+    """
+    over = jnp.exp(-decay * near) * jnp.expm1(-decay * (distance - near))
+    return jnp.where(same, jnp.maximum(-over, 0.0), over / classes)
+
+
+def subspace_distances(
+    features: Float[Array, "batch dim"], others: Float[Array, "row dim"], count: int
+) -> Float[Array, "batch row"]:
+    """Sums of the distances in `count` equal parts of the dimensions, by matmuls: pairs that rounding
+    cannot tell apart have distance 0, of gradient 0."""
+    total = jnp.zeros((len(features), len(others)))
+    pairs = zip(*(jnp.split(array, count, 1) for array in (features, others)), strict=True)
+    for one, other in pairs:
+        norms = jnp.sum(jnp.square(one), 1)[:, None] + jnp.sum(jnp.square(other), 1)[None]
+        squared = norms - 2 * jnp.matmul(one, other.T, precision=jax.lax.Precision.HIGHEST)
+        apart = squared > ROUNDED * norms
+        total += jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
+    return total
 
 
 def unit(features: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 COLUMNS = ("", "norm", "n", "success", "mean", "median", "accuracy within radius", "seconds")
 
-PAPERS = ("guided", "ask", "dknn", "adv_knn", "fgsm", "ifgsm", "deepfool", "lbfgs")  # not our strongest
+PAPERS = ("guided", "kfgsm", "ask", "dknn", "adv_knn", "fgsm", "ifgsm", "deepfool", "lbfgs")
 FIGURES = ("", "", "n", "clean", "mean", "accuracy within radius")
 
 

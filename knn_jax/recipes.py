@@ -15,6 +15,7 @@ from knn_jax import (
     data,
     defenses,
     mesh,
+    neighbors,
     nets,
     progress,
     references,
@@ -23,7 +24,7 @@ from knn_jax import (
 )
 from knn_jax.config import Config
 
-OF_NEIGHBORS = ("guided", "hinged", "ask", "dknn", "adv_knn")  # attacks that need rows that vote
+OF_NEIGHBORS = ("guided", "hinged", "kfgsm", "ask", "dknn", "adv_knn")  # attacks that need rows that vote
 
 
 class Defended(NamedTuple):
@@ -75,7 +76,10 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     if recipe.classifier.name == "knn":
         if not recipe.classifier.layers:
             raise ValueError("classifier.layers is empty: name at least one")
-        _check_layers(net, (*recipe.classifier.layers, *recipe.ball.layers), dataset)
+        searched = (*recipe.classifier.layers, *recipe.ball.layers)
+        _check_layers(net, searched, dataset)
+        if recipe.classifier.metric == "subspaces":
+            _check_subspaces(net, searched, recipe.net.subspaces, dataset)
     rows = recipe.classifier.bank_rows or len(dataset.train.labels)
     rows = min(rows, len(dataset.train.labels))
     if not 1 <= recipe.classifier.k <= rows:
@@ -123,9 +127,25 @@ def certifiable(recipe: Config) -> bool:
 
 def _check_layers(net: Any, layers: tuple[str, ...], dataset: data.Dataset) -> None:
     """Raises ValueError for a layer that the net does not have."""
+    nets.features(net, *_shapes(net, layers, dataset))
+
+
+def _check_subspaces(net: Any, layers: tuple[str, ...], count: int, dataset: data.Dataset) -> None:
+    """Raises ValueError for a layer that is no multiple of so many subspaces."""
+    variables, _, shape = _shapes(net, layers, dataset)
+    found = nets.taps(net, variables, shape)
+    for layer in layers:
+        if count < 1 or found[layer][1] % count:
+            raise ValueError(
+                f"classifier.metric='subspaces': the {found[layer][1]} numbers of {layer} are no "
+                f"multiple of net.subspaces={count}"
+            )
+
+
+def _shapes(net: Any, layers: tuple[str, ...], dataset: data.Dataset) -> tuple:
+    """The arguments of `nets.features` beside the net, for one image."""
     image = jax.ShapeDtypeStruct((1, *dataset.train.images.shape[1:]), jnp.float32)
-    variables = jax.eval_shape(net.init, jax.random.key(0), image)
-    nets.features(net, variables, layers, image.shape)
+    return jax.eval_shape(net.init, jax.random.key(0), image), layers, image.shape
 
 
 def _check_classifier(recipe: Config, dataset: data.Dataset) -> None:
@@ -190,13 +210,14 @@ def bank(
     recipe: Config, net: tuple[Any, Any], dataset: data.Dataset, layers: tuple[str, ...]
 ) -> classifiers.KNN:
     """The classifier on some layers of a net, given with its variables."""
+    metric = recipe.classifier.metric
     images, labels = _rows(recipe, dataset.train)
     return classifiers.knn(
         nets.features(*net, layers, (1, *images.shape[1:])),
         images,
         labels,
         k=recipe.classifier.k,
-        metric=recipe.classifier.metric,
+        metric=neighbors.Subspaces(recipe.net.subspaces) if metric == "subspaces" else metric,
         names=layers,
         track=lambda batches: progress.track(batches, "fitting the bank"),
     )

@@ -53,20 +53,21 @@ def train(
     )
     if knobs.weight_decay:
         optimiser = optax.chain(optax.add_decayed_weights(knobs.weight_decay), optimiser)
-    image = dataset.train.floats(0, 1)
+    shape = jax.ShapeDtypeStruct((2, *dataset.train.images.shape[1:]), jnp.float32)
     devices = devices or mesh.make(jax.local_devices()[:1])
     everywhere, spread = mesh.whole(devices), mesh.batch(devices)
 
     @functools.partial(jax.jit, out_shardings=everywhere)
-    def fresh():
-        variables = defense.init(jax.random.key(knobs.seed), image)
+    def fresh(images):
+        variables = defense.init(jax.random.key(knobs.seed), images)
         return State(variables, optimiser.init(_parameters(variables)), jnp.zeros((), jnp.int32))
 
-    if not jax.tree.leaves(jax.eval_shape(fresh).variables):
-        return fresh().variables  # nothing to train
+    like = jax.eval_shape(fresh, shape)
+    if not jax.tree.leaves(like.variables):
+        return like.variables  # nothing to train
 
     with Checkpoints(folder) as checkpoints:
-        state = checkpoints.restore(_placed(jax.eval_shape(fresh), everywhere)) or fresh()
+        state = checkpoints.restore(_placed(like, everywhere)) or fresh(data.typical(dataset.train))
         done, total = int(state.step), knobs.epochs * per_epoch
         if done > total:
             raise ValueError(

@@ -9,6 +9,7 @@ from knn_jax.attacks.fast_gradient import fgsm, ifgsm
 from knn_jax.attacks.guided import guided
 from knn_jax.attacks.hinged import hinged
 from knn_jax.attacks.imitated import adv_knn, imitate
+from knn_jax.attacks.kfgsm import kfgsm
 from knn_jax.attacks.lbfgs import lbfgs
 from knn_jax.attacks.minimal import minimum_norm
 from knn_jax.attacks.outcome import Found
@@ -28,6 +29,7 @@ __all__ = [
     "ifgsm",
     "imitate",
     "information",
+    "kfgsm",
     "lbfgs",
     "minimum_norm",
     "pgd",

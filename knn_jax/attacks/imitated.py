@@ -41,7 +41,16 @@ def imitate(
     keys = jax.random.split(key, len(model.banks))
     rate = jnp.float32(learning_rate)
     blocks = tuple(
-        _fit(own, bank, model.labels, rate, k=model.k, classes=model.classes, **numbers)
+        _fit(
+            own,
+            bank,
+            model.labels,
+            rate,
+            k=model.k,
+            metric=model.metric,
+            classes=model.classes,
+            **numbers,
+        )
         for own, bank in zip(keys, model.banks, strict=True)
     )
     return classifiers.Network(Partial(_logits, model.features, blocks), model.classes)
@@ -95,14 +104,14 @@ def _block(block, features):
     return hidden @ block["out"] + block["offset"][None]
 
 
-@functools.partial(jax.jit, static_argnames=("k", "classes", "epochs", "width", "batch_size"))
-def _fit(key, bank, labels, learning_rate, *, k, classes, epochs, width, batch_size):
+@functools.partial(jax.jit, static_argnames=("k", "metric", "classes", "epochs", "width", "batch_size"))
+def _fit(key, bank, labels, learning_rate, *, k, metric, classes, epochs, width, batch_size):
     rows, dim = bank.shape
     batch_size = min(batch_size, rows)
 
     def votes(query, row):
         every = jnp.arange(rows)
-        near = neighbors.search(query, bank, min(k, rows - 1), labels=every, without=row)
+        near = neighbors.search(query, bank, min(k, rows - 1), metric=metric, labels=every, without=row)
         return neighbors.votes(labels[near.index], classes).astype(bank.dtype) / min(k, rows - 1)
 
     shares = neighbors.in_tiles(votes, classifiers.BATCH)(bank, jnp.arange(rows))

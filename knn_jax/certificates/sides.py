@@ -48,6 +48,10 @@ def check(model: Any, x: Any, y: Any, lipschitz: float):
     """The images and labels in their types; raises ValueError for what cannot be certified."""
     if len(model.banks) != 1:
         raise ValueError(f"certificates cover one tap and the classifier has {len(model.banks)}")
+    if model.metric != neighbors.Euclidean():
+        raise ValueError(
+            f"certificates are of Euclidean distances and the classifier has {model.metric}"
+        )
     if not 0 < lipschitz < float("inf"):
         raise ValueError(f"lipschitz={lipschitz}: give the constant of the features, above 0")
     x = classifiers.check_images(x)

@@ -17,6 +17,7 @@ from knn_jax import losses, neighbors
 from knn_jax.classifiers.check import Images, Labels, check_images, check_labels
 
 References = tuple[Float[Array, "batch class count _"], ...]  # of each tap
+L2 = neighbors.Euclidean()
 BATCH = 500  # images classified at once; their features are computed together
 FAR = 1e15  # features standing for the rows that a class lacks: their square is still a float32
 
@@ -49,6 +50,9 @@ class KNN:
     labels: Any  # (row,)
     k: int = dataclasses.field(metadata={"static": True})
     classes: int = dataclasses.field(metadata={"static": True})
+    metric: neighbors.Euclidean | neighbors.Subspaces = dataclasses.field(
+        default=L2, metadata={"static": True}
+    )
 
     def votes(self, x: Images) -> Int[Array, "batch class"]:
         """How many of the k nearest rows are of each class, summed over taps.
@@ -86,9 +90,19 @@ class KNN:
     def squared_distances(
         self, x: Images, references: References
     ) -> tuple[Float[Array, "batch class count"], ...]:
-        """From x to its references in every tap."""
+        """From x to its references in every tap: squares of what the search goes by."""
+
+        def squared(query, rows):
+            if self.metric == L2:
+                return jnp.sum(jnp.square(query - rows), -1)  # without the slope of a root
+            return jnp.square(self.metric.distance(query, rows))
+
         taps = zip(self.features, references, strict=True)
-        return tuple(jnp.sum(jnp.square(f(x)[:, None, None] - r), -1) for f, r in taps)
+        return tuple(squared(f(x)[:, None, None], r) for f, r in taps)
+
+    def near(self, query: Any, bank: Any, k: int, **among: Any) -> neighbors.Neighbors:
+        """The k rows of a bank nearest to features, by the classifier's metric."""
+        return neighbors.search(query, bank, k, metric=self.metric, **among)
 
     def guides(self, x: Images, y: Labels, count: int) -> Guides:
         """The `count` rows nearest to x of class y and of the nearest other class.
@@ -111,7 +125,7 @@ def knn(
     labels: Int[Array, " row"],
     *,
     k: int = 75,
-    metric: losses.Metric = "l2",
+    metric: losses.Metric | neighbors.Subspaces = "l2",
     names: Sequence[str] = (),
     track: Callable[[range], Iterable[int]] = iter,
 ) -> KNN:
@@ -121,7 +135,8 @@ def knn(
     votes are added (paper 1, section 2.3). Give a function with parameters as
     `jax.tree_util.Partial(function, parameters)`: they then stay arguments of compiled programs
     instead of constants in them. By the `metric` cosine features are divided by their length first:
-    distances of unit vectors have its order. `names` of the taps are used in errors; `track` wraps the
+    distances of unit vectors have its order; `neighbors.Subspaces(2)` adds the distances in two halves
+    of the features. `names` of the taps are used in errors; `track` wraps the
     range of batches, for a progress bar.
 
     Raises ValueError for images outside [0, 1] or not (row, height, width, channel), labels out of
@@ -150,7 +165,8 @@ def knn(
             if bad.size:
                 raise ValueError(f"{name}: the features of bank row {bad[0]} are NaN or infinite")
     classes = int(np.asarray(labels).max()) + 1
-    return KNN(functions, banks, images, labels, k, classes)
+    apart = metric if isinstance(metric, neighbors.Subspaces) else L2
+    return KNN(functions, banks, images, labels, k, classes, apart)
 
 
 def _banks(functions, images, track):
@@ -174,7 +190,7 @@ def _features(functions, x):
 def _votes(model, x):
     def votes(x):
         taps = zip(model.features, model.banks, strict=True)
-        near = (neighbors.search(feature(x), bank, model.k) for feature, bank in taps)
+        near = (model.near(feature(x), bank, model.k) for feature, bank in taps)
         counts = (neighbors.votes(model.labels[n.index], model.classes) for n in near)
         return sum(counts, jnp.zeros((), jnp.int32))
 
@@ -186,7 +202,7 @@ def _references(model, x, count):
     every = jnp.broadcast_to(jnp.arange(model.classes), (x.shape[0], model.classes))
 
     def rows(feature, bank):
-        near = neighbors.search(feature(x), bank, count, labels=model.labels, only=every)
+        near = model.near(feature(x), bank, count, labels=model.labels, only=every)
         return jnp.where(near.index[..., None] < 0, FAR, bank[near.index])
 
     pairs = zip(model.features, model.banks, strict=True)
@@ -197,7 +213,7 @@ def _references(model, x, count):
 def _guides(model, x, y, count):
     queries = [feature(x) for feature in model.features]
     every = jnp.broadcast_to(jnp.arange(model.classes), (x.shape[0], model.classes))
-    near = neighbors.search(queries[0], model.banks[0], count, labels=model.labels, only=every)
+    near = model.near(queries[0], model.banks[0], count, labels=model.labels, only=every)
     mean = jnp.mean(jnp.square(near.distance), -1, where=near.index >= 0)
     other = jnp.where(every == y[:, None], jnp.inf, mean).argmin(1)
     pair = jnp.stack([y, other], 1)[..., None]
@@ -205,7 +221,7 @@ def _guides(model, x, y, count):
     there = index >= 0
     rows = tuple(jnp.where(there[..., None], bank[index], FAR) for bank in model.banks)
     pairs = zip(queries, model.banks, strict=True)
-    reach = tuple(neighbors.search(q, bank, model.k).distance[:, -1] for q, bank in pairs)
+    reach = tuple(model.near(q, bank, model.k).distance[:, -1] for q, bank in pairs)
     return lax.stop_gradient(Guides(rows, there, reach))
 
 
@@ -214,7 +230,7 @@ def _rivals(model, x, y, count):
     each = -(-count // 4)
     every = jnp.broadcast_to(jnp.arange(model.classes), (x.shape[0], model.classes))
     query, bank = model.features[0](x), model.banks[0]
-    near = neighbors.search(query, bank, each, labels=model.labels, only=every)
+    near = model.near(query, bank, each, labels=model.labels, only=every)
     distance = jnp.where((every == y[:, None])[..., None], jnp.inf, near.distance)
     distance, index = (leaf.reshape(len(x), -1) for leaf in (distance, near.index))
     there = jnp.isfinite(distance).sum(1, keepdims=True)  # with fewer than asked they are repeated

@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 class Defense(NamedTuple):
     """A way to train a representation, as pure functions of its variables.
 
-    init      (key, images) -> variables
+    init      (key, images) -> variables; training gives two images, of the mean and deviation of all
     loss      (variables, key, Batch) -> (batch,), with running statistics where the net has any
     logits    (variables, images) -> (batch, class), or None where it learns no classes
     learn     (variables, key, Batch) -> ((batch,), statistics): the loss of a step of training, with

@@ -17,6 +17,7 @@ from jax.tree_util import Partial
 from knn_jax import config
 from knn_jax.nets import (
     autoencoder,
+    idresnet,
     lipschitz,
     preact_resnet,
     racnn,
@@ -57,6 +58,9 @@ def build(knobs: config.Net, classes: int) -> Any:
     if kind == "resnet":
         stages, mean, std = preact_resnet.SIZES[size]
         return preact_resnet.PreActResNet(stages, classes, mean, std)
+    if kind == "idresnet":
+        own = knobs.subspaces, knobs.dim, idresnet.WIDTHS[size], classes
+        return idresnet.IdResNet(*own, knobs.shared, knobs.identity)
     layers = trunk.LAYERS[size]
     match kind:
         case "lipschitz":

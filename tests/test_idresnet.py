@@ -1,0 +1,351 @@
+"""Paper 3: layers that begin as the identity, the potential, subspaces, and its attack."""
+
+import dataclasses
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from victims import digits, flat
+
+from knn_jax import (
+    attacks,
+    certificates,
+    classifiers,
+    config,
+    data,
+    defenses,
+    evaluation,
+    fixed,
+    losses,
+    neighbors,
+    nets,
+    recipes,
+)
+from knn_jax.defenses import Batch
+from knn_jax.defenses.idresnet import drawn
+from knn_jax.nets.idresnet import LEAST, IdResNet
+
+pytestmark = pytest.mark.usefixtures("quick")
+HOME = inspect.getmodule(attacks.kfgsm)
+SUM = neighbors.Subspaces(2)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jnp.asarray(load_digits().images[:40, ..., None] / 16, jnp.float32)
+
+
+def net_of(**knobs):
+    return IdResNet(subspaces=2, dim=3, width=10, classes=10, **knobs)
+
+
+def apart(query, rows, count=2):
+    """Sums of distances, in float64."""
+    query, rows = (np.asarray(a, np.float64).reshape(len(a), count, -1) for a in (query, rows))
+    return np.sqrt(((query[:, None] - rows[None]) ** 2).sum(-1)).sum(-1)
+
+
+def energies(distance, same, classes=10, decay=0.5, near=7.0):
+    """By the definition, in float64."""
+    over = np.exp(-decay * distance) - np.exp(-decay * near)
+    return np.where(same, np.where(distance >= near, -over, 0), over / classes)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_it_begins_as_the_identity_and_can_learn(shared, images):
+    net = net_of(shared=shared)
+    variables = net.init(jax.random.key(0), images)
+    points, taps = net.apply(variables, images)
+    for tap in ("dec1", "dec2", "dec3"):
+        np.testing.assert_array_equal(taps[tap], taps["ots"])
+    np.testing.assert_array_equal(points, taps["ots"][:, :6])
+    np.testing.assert_array_equal(points, taps["cl"])
+
+    def total(parameters):
+        return jnp.sum(net.apply({**variables, "params": parameters}, images)[0] ** 2)
+
+    slopes = jax.grad(total)(variables["params"])
+    assert all(bool(jnp.any(leaf != 0)) for name in slopes for leaf in jax.tree.leaves(slopes[name]))
+
+
+def test_layers_share_their_weights_or_not(images):
+    """16 numbers of 64 pixels, 16 of 16 once or three times, 6 of 16."""
+    for shared, layers in ((True, 1), (False, 3)):
+        variables = jax.eval_shape(net_of(shared=shared).init, jax.random.key(0), images)
+        count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        assert count == 65 * 16 + layers * 17 * 16 + 17 * 6
+
+
+def test_the_papers_network_is_its_size():
+    """2,078 numbers of 3,072 pixels, three shared layers of them, 30 points."""
+    net = nets.build(config.Net(name="cifar10_idresnet"), 10)
+    image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    parameters = jax.eval_shape(net.init, jax.random.key(0), image)["params"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
+    assert count == 3073 * 2078 + 2079 * 2078 + 2079 * 30
+
+
+def test_without_identity_it_is_a_simple_network(images):
+    net = net_of(shared=False, identity=False)
+    variables = net.init(jax.random.key(0), images)
+    _, taps = net.apply(variables, images)
+    own = variables["params"]["dec2"]["Dense_0"]
+    expected = np.maximum(taps["dec1"], 0) @ own["kernel"] + own["bias"][None]
+    np.testing.assert_allclose(taps["dec2"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_pixels_are_normalised_by_the_training_set_and_noise_is_added(images):
+    split = data.Split(np.asarray(images), np.arange(40, dtype=np.int32))
+    two = data.typical(split)
+    assert two.shape == (2, 8, 8, 1)
+    net = net_of()
+    variables = net.init(jax.random.key(0), jnp.asarray(two))
+    array = np.asarray(images, np.float64)
+    np.testing.assert_allclose(variables["batch_stats"]["mean"], array.mean(0), atol=1e-6)
+    np.testing.assert_allclose(variables["batch_stats"]["std"], array.std(0), atol=1e-6)
+    noise = drawn("normal", jax.random.key(1), images.shape)
+    moved = (array - array.mean(0)) / np.maximum(array.std(0), LEAST) + np.asarray(noise)
+    ots = variables["params"]["ots"]
+    _, taps = net.apply(variables, images, noise=noise)
+    expected = moved.reshape(40, -1) @ np.asarray(ots["kernel"], np.float64) + np.asarray(ots["bias"])
+    np.testing.assert_allclose(taps["ots"], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("identity", [True, False])
+def test_no_pair_of_images_violates_the_constant(identity, shared, images):
+    net = net_of(identity=identity, shared=shared)
+    variables = net.init(jax.random.key(0), images)
+    draw = lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)  # noqa: E731
+    variables = {**variables, "params": jax.tree.map(draw, variables["params"])}
+    _, taps = net.apply(variables, images)
+    pixels = apart(images, images, 1) + np.eye(40)
+    for layer, tap in taps.items():
+        ratio = (apart(tap, tap, 1) / pixels).max()
+        assert 0 < ratio <= net.lipschitz(variables, layer)
+
+
+@pytest.mark.parametrize("kind", ["binomial", "uniform", "normal"])
+def test_noise_of_every_kind_has_the_same_variance(kind):
+    noise = np.asarray(drawn(kind, jax.random.key(0), (100, 40, 40, 1)), np.float64)
+    assert abs(noise.mean()) < 0.02
+    assert abs(noise.var() - 5) < 0.05
+    if kind == "binomial":
+        values, counts = np.unique(noise, return_counts=True)
+        np.testing.assert_array_equal(values, [-5, -3, -1, 1, 3, 5])
+        np.testing.assert_allclose(counts / noise.size, np.array([1, 5, 10, 10, 5, 1]) / 32, atol=5e-3)
+
+
+def test_the_potential_is_its_definition_also_at_its_edges():
+    distance = np.array([0, 1e-6, 1, 6.999, 7, 7.001, 7.5, 100, 1e4])
+    for same in (True, False):
+        found = losses.potential(
+            jnp.asarray(distance, jnp.float32), jnp.full(9, same), 10, decay=0.5, near=7.0
+        )
+        np.testing.assert_allclose(found, energies(distance, same), rtol=2e-3, atol=1e-9)
+    slope = jax.vmap(jax.grad(lambda d, s: losses.potential(d, s, 10, decay=0.5, near=7.0)), (0, None))
+    points = jnp.array([0.0, 6.9, 7.1, 1e4])
+    forces = 0.5 * np.exp(-0.5 * np.asarray(points))
+    np.testing.assert_allclose(slope(points, jnp.bool_(False)), -forces / 10, rtol=1e-5)
+    np.testing.assert_allclose(slope(points, jnp.bool_(True)), [0, 0, forces[2], forces[3]], rtol=1e-5)
+
+
+def test_distances_by_matmul_are_the_metrics_and_have_slopes_everywhere():
+    rng = np.random.default_rng(0)
+    one, other = (jnp.asarray(rng.normal(size=(n, 6)), jnp.float32) for n in (5, 7))
+    other = other.at[0].set(one[0])  # at distance zero
+    found = losses.subspace_distances(one, other, 2)
+    np.testing.assert_allclose(found, apart(one, other), rtol=1e-4, atol=1e-5)
+    assert found[0, 0] == 0
+    slope = jax.grad(lambda a: losses.subspace_distances(a, other, 2).sum())(one)
+    exact = jax.grad(lambda a: SUM.distance(a[:, None], other[None]).sum())(one)
+    np.testing.assert_allclose(slope, exact, rtol=1e-3, atol=1e-4)
+
+
+def test_the_loss_is_its_definition_and_takes_who_is_there(images):
+    net = net_of()
+    variables = net.init(jax.random.key(0), images)
+    y, there = jnp.arange(40, dtype=jnp.int32) % 10, jnp.arange(40) < 30
+    defense = defenses.idresnet(net, noise="none", pull=0.3, near=1.0)
+    found = defense.loss(variables, jax.random.key(1), Batch(images, images, y, there))[:30]
+    points = np.asarray(net.apply(variables, images)[0])[:30]
+    same = np.asarray(y[:30, None] == y[None, :30])
+    pairs = energies(apart(points, points), same, near=1.0)
+    assert (pairs[same] > 0).any()
+    assert (pairs[same] == 0).any()
+    expected = pairs.mean(1) + 0.3 * apart(points, np.zeros((1, 6)))[:, 0] ** 2
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    garbage = images.at[30:].set(1.0)
+    again = defense.loss(variables, jax.random.key(1), Batch(garbage, garbage, y, there))[:30]
+    np.testing.assert_array_equal(found, again)
+
+
+def test_its_loss_falls(images):
+    """Ten steps of descent, and noise is drawn by the key."""
+    net = net_of()
+    y = jnp.asarray(load_digits().target[:40], jnp.int32)
+    batch = Batch(images, images, y, jnp.ones(40, bool))
+    defense = defenses.build(config.Defense(name="idresnet", pull=1e-3, near=2.0), net)
+    variables = defense.init(jax.random.key(0), images)
+    first, other = (defense.loss(variables, jax.random.key(n), batch) for n in (0, 1))
+    assert (first != other).all()
+
+    def total(parameters):
+        return defense.loss({**variables, "params": parameters}, jax.random.key(0), batch).mean()
+
+    def step(_, parameters):
+        return jax.tree.map(lambda p, g: p - 0.5 * g, parameters, jax.grad(total)(parameters))
+
+    assert total(jax.lax.fori_loop(0, 10, step, variables["params"])) < total(variables["params"])
+
+
+@pytest.mark.parametrize(
+    ("defense", "net", "message"),
+    [
+        ({"name": "idresnet"}, "digits", "use 'digits_idresnet'"),
+        ({"name": "vae"}, "digits_idresnet", "use 'digits_vae'"),
+        ({"name": "idresnet", "decay": 0.0}, "digits_idresnet", "decay=0.0"),
+        ({"name": "idresnet", "pull": -1.0}, "digits_idresnet", "pull=-1.0"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(defense, net, message):
+    with pytest.raises(ValueError, match=message):
+        defenses.check(config.Defense(**defense), config.Net(name=net))
+
+
+@pytest.fixture(scope="module")
+def victim(quick):
+    """A 5-NN of 200 digits by the sum of distances in the upper and the lower half."""
+    model, x, y = digits()
+    return classifiers.knn(flat, model.images, model.labels, k=5, metric=SUM), x, y
+
+
+def test_neighbours_are_those_of_the_summed_distances(victim):
+    model, x, _ = victim
+    distance = apart(flat(x), model.banks[0])
+    order = np.argsort(distance, 1, kind="stable")[:, :5]
+    votes = np.stack([np.bincount(np.asarray(model.labels)[row], minlength=10) for row in order])
+    np.testing.assert_array_equal(model.votes(x), votes)
+    plain = np.argsort(apart(flat(x), model.banks[0], 1), 1, kind="stable")[:, :5]
+    assert (np.sort(order) != np.sort(plain)).any()  # the metric matters
+
+
+def test_soft_votes_become_the_hard_ones(victim):
+    model, x, _ = victim
+    references = model.references(x)
+    np.testing.assert_array_equal(model.soft_votes(x, references, 0.0), model.votes(x))
+    (squared,) = model.squared_distances(x, references)
+    nearest = np.sort(apart(flat(x), model.banks[0]))[:, :5] ** 2
+    found = np.sort(np.asarray(squared).reshape(30, -1))[:, :5]
+    np.testing.assert_allclose(found, nearest, rtol=1e-5)
+    slope = jax.grad(lambda z: model.soft_votes(z, references, 1.0)[:, 0].sum())(x)
+    assert np.isfinite(slope).all()
+    assert (np.abs(slope).max((1, 2, 3)) > 0).all()
+
+
+@pytest.mark.parametrize("certificate", [certificates.margin, certificates.voronoi])
+def test_certificates_refuse_summed_distances(certificate, victim):
+    with pytest.raises(ValueError, match="Subspaces"):
+        certificate(*victim)
+
+
+def test_one_step_goes_up_the_potential_of_all_rows(victim):
+    """By the sign of the gradient of a sum over the whole bank at once, whatever the tiles."""
+    model, x, y = victim
+    row = jnp.asarray(model.labels)
+
+    def total(z):
+        distance = SUM.distance(flat(z)[:, None], model.banks[0][None])
+        same = row[None] == y[:, None]
+        return losses.potential(distance, same, 10, decay=0.5, near=2.0).sum()
+
+    slope = jax.grad(total)(x)
+    expected = jnp.clip(x + 0.3 * jnp.sign(slope), 0, 1)
+    found = attacks.kfgsm(model, x, y, eps=0.3, steps=1, step_size=0.3, near=2.0)
+    fell = np.asarray(found.success & (found.norm > 0))
+    assert fell.any()
+    np.testing.assert_allclose(found.image[fell], expected[fell], atol=1e-6)
+
+
+def test_tiles_do_not_matter(victim, monkeypatch):
+    """All rows in one, and 7 at a time, the last tile filled up."""
+    model, x, y = victim
+    expected = attacks.kfgsm(model, x, y, eps=0.2, steps=2)
+    monkeypatch.setattr(HOME, "TILE", 7)
+    jax.clear_caches()
+    found = attacks.kfgsm(model, x, y, eps=0.2, steps=2)
+    np.testing.assert_allclose(found.image, expected.image, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_it_stays_in_the_ball_and_takes_what_it_took(norm, victim):
+    model, x, y = victim
+    eps = 0.3 if norm == "linf" else 2.0
+    found = attacks.kfgsm(model, x, y, eps=eps, norm=norm, steps=10)
+    again = attacks.kfgsm(model, x, y, eps=eps, norm=norm, steps=10)
+    np.testing.assert_array_equal(found.image, again.image)
+    assert (found.norm[found.success] <= eps * (1 + 1e-6)).all()
+    assert (found.image >= 0).all()
+    assert (found.image <= 1).all()
+    assert found.success.sum() > (model.predict(x) != y).sum()
+    np.testing.assert_array_equal(found.success, model.margin(found.image, y) <= 0)
+
+
+def test_no_more_than_a_tile_of_distances_is_held(victim, monkeypatch):
+    model, x, y = victim
+    monkeypatch.setattr(HOME, "TILE", 20)
+    jax.clear_caches()
+    program = jax.make_jaxpr(lambda model, x: attacks.kfgsm(model, x, y, eps=0.1, steps=2).image)
+    model = dataclasses.replace(model, k=1)  # the search scores tiles of its own
+    shapes = {aval.shape for aval in intermediates(program(model, x).jaxpr)}
+    assert (30, 20) in shapes
+    features = 200 * 64
+    assert max(int(np.prod(shape)) for shape in shapes) <= 30 * features
+
+
+def intermediates(jaxpr):
+    for equation in jaxpr.eqns:
+        yield from (variable.aval for variable in equation.outvars)
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from intermediates(inner)
+
+
+def test_a_recipe_from_training_to_attack(recipe, trains, tmp_path):
+    """One epoch on digits, then its attack in balls."""
+    recipe = dataclasses.replace(
+        recipe,
+        net=config.Net(name="digits_idresnet", dim=4),
+        defense=config.Defense(name="idresnet", pull=0.01),
+        classifier=config.Classifier(layers=("cl",), metric="subspaces", k=20),
+        attack=config.Attack(images=6, names=("kfgsm",), norms=("linf",), radii_linf=(0.1, 0.3)),
+        ball=config.Ball(steps=3, step_size=0.3),
+    )
+    dataset = data.load(recipe.data)
+    recipes.check(recipe, dataset)
+    fixed.check(recipe, dataset)
+    defended = recipes.defend(recipe, dataset, tmp_path)
+    assert defended.model.metric == neighbors.Subspaces(2)
+    clean = evaluation.predict(recipe, defended, tmp_path)
+    assert (clean == dataset.test.labels).mean() > 0.5
+    norms = fixed.attack(recipe, defended, "kfgsm", "linf", tmp_path).arrays["norm"]
+    assert norms.shape == (6,)
+    assert (norms[np.isfinite(norms)] <= 0.3).all()
+    _, variables = defended.net
+    array = dataset.train.floats(0, 2000).astype(np.float64)
+    np.testing.assert_allclose(variables["batch_stats"]["mean"], array.mean(0), atol=1e-5)
+
+
+def test_points_must_divide_into_subspaces(recipe):
+    recipe = dataclasses.replace(
+        recipe,
+        net=config.Net(subspaces=7),
+        classifier=config.Classifier(metric="subspaces", k=5),
+    )
+    with pytest.raises(ValueError, match="no multiple of net"):
+        recipes.check(recipe, data.load(recipe.data))
