@@ -314,6 +314,12 @@ class Certify:
     """Rows of other classes in it."""
     exact: bool = False
     """Whether to compute the exact radius besides, which there is for odd k."""
+    smoothing: float = 0.0
+    """Deviation of the noise that smooths the classifier for a certificate of its own; 0: none."""
+    samples: int = 10_000
+    """Of that noise for each image."""
+    alpha: float = 0.001
+    """Probability that such a certificate is wrong."""
     chunk: int = 1000
     """Images between saves."""
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from knn_jax import data, diagnosis, evaluation, fixed, progress, recipes, report, workdir
+from knn_jax import data, diagnosis, evaluation, fixed, progress, recipes, report, smoothed, workdir
 from knn_jax.config import Config
 
 
@@ -20,11 +20,12 @@ def attack(recipe: Config, path: str) -> None:
 
 def certify(recipe: Config, path: str) -> None:
     """Certifies only; attacks made before with this recipe stay in the report."""
-    if not recipes.certifiable(recipe):
+    if not (recipes.certifiable(recipe) or recipe.certify.smoothing):
         knobs = recipe.classifier
         raise ValueError(
             f"certificates cover neighbours in one layer by l2: classifier.name={knobs.name!r}, "
-            f"classifier.layers={knobs.layers}, classifier.metric={knobs.metric!r}"
+            f"classifier.layers={knobs.layers}, classifier.metric={knobs.metric!r}; certify.smoothing "
+            "covers any"
         )
     _evaluate(recipe, path, run=False)
 
@@ -35,6 +36,7 @@ def _open(recipe: Config, path: str) -> tuple[data.Dataset, Path]:
     recipes.check(recipe, dataset)
     fixed.check(recipe, dataset)
     diagnosis.check(recipe, dataset)
+    smoothed.check(recipe)
     return dataset, workdir.claim(path, recipe)
 
 
@@ -53,4 +55,6 @@ def _evaluate(recipe: Config, path: str, *, run: bool) -> None:
         names = ("margin", "voronoi", *(["exact"] if recipe.certify.exact else []))
         certified = {name: evaluation.certify(recipe, defended, name, folder) for name in names}
     found = diagnosis.diagnose(recipe, defended, attacked, folder)
+    if recipe.certify.smoothing:
+        smoothed.certify(recipe, defended, folder)
     report.show(report.write(recipe, defended, clean, attacked, certified, folder, found), folder)

@@ -33,6 +33,7 @@ LEVELS = {
     "fixed": 4,
     "chunks": 4,
     "recipes": 4,
+    "smoothed": 4,
     "compare": 4,
     "report": 4,
     "pages": 4,

@@ -1,0 +1,67 @@
+"""Smooths a recipe's classifier and certifies it chunk by chunk, in the original's format."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from knn_jax import progress
+from knn_jax.certificates import ABSTAIN, Smoothed, certified, check_smoothing, sampled
+from knn_jax.chunks import Chunks
+from knn_jax.config import Config
+from knn_jax.recipes import Defended
+from knn_jax.workdir import whole
+
+HEAD = "idx\tlabel\tpredict\tradius\tcorrect\ttime"
+
+
+def check(recipe: Config) -> None:
+    """Raises ValueError for what smoothing cannot be given."""
+    knobs = recipe.certify
+    if knobs.smoothing:
+        try:
+            check_smoothing(knobs.smoothing, knobs.samples, knobs.alpha)
+        except ValueError as error:
+            raise ValueError(f"certify: {error}") from error
+
+
+def certify(recipe: Config, defended: Defended, folder: Path) -> Path:
+    """Writes smoothing.tsv, a line for each of the first test images; -1 stands for an abstention.
+
+    A line's time is its chunk's over its images, in seconds.
+    """
+    knobs, attack = recipe.certify, recipe.attack
+    settings = ["certified", "smoothing", knobs.smoothing, knobs.samples, attack.seed]
+    images = knobs.images or attack.images
+    chunks = Chunks(settings, defended, images, attack.chunk, attack.seed, folder)
+    sigma = jnp.float32(knobs.smoothing)
+
+    def one(model, key, x, y):
+        chosen, tested = sampled(key, model, x, sigma, knobs.samples)
+        return {"chosen": chosen, "tested": tested}
+
+    outcome = chunks.outcome(one, f"smoothing by {knobs.smoothing:g}")
+    counts = outcome.arrays["chosen"], outcome.arrays["tested"]
+    found = certified(*counts, knobs.smoothing, knobs.alpha)
+    labels = defended.dataset.test.labels[:images]
+    progress.say(_told(found, labels, attack.radii))
+    file = folder / "smoothing.tsv"
+    with whole(file) as scratch:
+        scratch.write_text(_lines(found, labels, outcome.seconds / images))
+    return file
+
+
+def _told(found: Smoothed, labels: np.ndarray, radii: tuple[float, ...]) -> str:
+    """Abstentions, and accuracy within each radius, as one line."""
+    right = found.predict == labels
+    within = "  ".join(f"{r:g}: {np.mean(right & (found.radius >= r)):.3f}" for r in (0.0, *radii))
+    return f"smoothed: abstains for {np.mean(found.predict == ABSTAIN):.3f}, certified within {within}"
+
+
+def _lines(found: Smoothed, labels: np.ndarray, seconds: float) -> str:
+    columns = zip(labels, *found, found.predict == labels, strict=True)
+    lines = (
+        f"{i}\t{label}\t{predict}\t{radius:.6g}\t{int(right)}\t{seconds:.3f}"
+        for i, (label, predict, radius, right) in enumerate(columns)
+    )
+    return "\n".join([HEAD, *lines]) + "\n"
