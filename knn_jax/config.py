@@ -93,6 +93,7 @@ class Defense:
         "ask",
         "racnn",
         "idresnet",
+        "noisy",
     ] = "basic"
     """`basic`: cross-entropy; see `knn_jax.defenses` for the others."""
     weight: float = 1.0
@@ -129,7 +130,8 @@ class Defense:
     project: int = 0
     """Numbers that racnn projects the features it retrieves by to at random; 0: as they are."""
     noise: Literal["none", "binomial", "uniform", "normal"] = "binomial"
-    """What idresnet adds to normalised pixels: 2X - 5 of X ~ B(5, .5), or as much of another kind."""
+    """What idresnet and noisy add to normalised pixels: 2X - 5 of X ~ B(5, .5), or as much of another
+    kind."""
     pull: float = 0.25
     """Of idresnet's points towards zero, K mu in paper 3."""
     decay: float = 0.5
@@ -336,6 +338,8 @@ class Analyze:
     """Of the power iteration for the Jacobian norm, at most."""
     credibility: int = 0
     """Test images whose credibility is compared to adversarial, turned and noise images'; 0: none."""
+    points: int = 0
+    """Training and test images whose places in idresnet's subspaces of 3 dimensions are drawn."""
     chunk: int = 100
     """Images between saves."""
 

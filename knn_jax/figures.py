@@ -121,6 +121,20 @@ def credibility(report, kinds) -> bytes:
     return _png(figure)
 
 
+def clusters(kinds, parts: int) -> bytes:
+    """For each kind of image (points, labels) a row of pictures, one of each 3-dimensional part."""
+    size, style = (3 * parts, 3 * len(kinds)), {"projection": "3d"}
+    figure, axes = plt.subplots(
+        len(kinds), parts, figsize=size, squeeze=False, layout="constrained", subplot_kw=style
+    )
+    for row, (name, (points, labels)) in zip(axes, kinds.items(), strict=True):
+        for i, (axis, part) in enumerate(zip(row, np.split(points, parts, 1), strict=True), 1):
+            axis.scatter(*part.T, c=labels, cmap="tab10", s=2)
+            axis.set_title(f"{name} images, subspace {i}", fontsize=8)
+            axis.tick_params(labelsize=6)
+    return _png(figure)
+
+
 def examples(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
     """Clean, adversarial and perturbation, and the neighbours, if it has any, that left and came."""
     arrays, test, model = outcome.arrays, defended.dataset.test, defended.model

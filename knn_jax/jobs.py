@@ -2,7 +2,18 @@
 
 from pathlib import Path
 
-from knn_jax import data, diagnosis, evaluation, fixed, progress, recipes, report, smoothed, workdir
+from knn_jax import (
+    clusters,
+    data,
+    diagnosis,
+    evaluation,
+    fixed,
+    progress,
+    recipes,
+    report,
+    smoothed,
+    workdir,
+)
 from knn_jax.config import Config
 
 
@@ -37,6 +48,7 @@ def _open(recipe: Config, path: str) -> tuple[data.Dataset, Path]:
     fixed.check(recipe, dataset)
     diagnosis.check(recipe, dataset)
     smoothed.check(recipe)
+    clusters.check(recipe, dataset)
     return dataset, workdir.claim(path, recipe)
 
 
@@ -57,4 +69,6 @@ def _evaluate(recipe: Config, path: str, *, run: bool) -> None:
     found = diagnosis.diagnose(recipe, defended, attacked, folder)
     if recipe.certify.smoothing:
         smoothed.certify(recipe, defended, folder)
+    if recipe.analyze.points:
+        clusters.draw(recipe, defended, folder)
     report.show(report.write(recipe, defended, clean, attacked, certified, folder, found), folder)

@@ -34,6 +34,7 @@ LEVELS = {
     "chunks": 4,
     "recipes": 4,
     "smoothed": 4,
+    "clusters": 4,
     "compare": 4,
     "report": 4,
     "pages": 4,

@@ -14,6 +14,7 @@ from knn_jax import (
     attacks,
     certificates,
     classifiers,
+    clusters,
     config,
     data,
     defenses,
@@ -202,10 +203,21 @@ def test_its_loss_falls(images):
     assert total(jax.lax.fori_loop(0, 10, step, variables["params"])) < total(variables["params"])
 
 
+def test_a_noisy_network_is_trained_by_cross_entropy(images):
+    net = net_of()
+    batch = Batch(images, images, jnp.arange(40, dtype=jnp.int32) % 6, jnp.ones(40, bool))
+    variables = net.init(jax.random.key(0), images)
+    noise = drawn("uniform", jax.random.key(1), images.shape)
+    expected = losses.cross_entropy(net.apply(variables, images, noise=noise)[0], batch.y)
+    defense = defenses.build(config.Defense(name="noisy", noise="uniform"), net)
+    np.testing.assert_array_equal(defense.loss(variables, jax.random.key(1), batch), expected)
+
+
 @pytest.mark.parametrize(
     ("defense", "net", "message"),
     [
         ({"name": "idresnet"}, "digits", "use 'digits_idresnet'"),
+        ({"name": "noisy"}, "digits", "use 'digits_idresnet'"),
         ({"name": "vae"}, "digits_idresnet", "use 'digits_vae'"),
         ({"name": "idresnet", "decay": 0.0}, "digits_idresnet", "decay=0.0"),
         ({"name": "idresnet", "pull": -1.0}, "digits_idresnet", "pull=-1.0"),
@@ -320,15 +332,17 @@ def test_a_recipe_from_training_to_attack(recipe, trains, tmp_path):
     """One epoch on digits, then its attack in balls."""
     recipe = dataclasses.replace(
         recipe,
-        net=config.Net(name="digits_idresnet", dim=4),
+        net=config.Net(name="digits_idresnet", dim=3),
         defense=config.Defense(name="idresnet", pull=0.01),
         classifier=config.Classifier(layers=("cl",), metric="subspaces", k=20),
         attack=config.Attack(images=6, names=("kfgsm",), norms=("linf",), radii_linf=(0.1, 0.3)),
         ball=config.Ball(steps=3, step_size=0.3),
+        analyze=config.Analyze(points=50),
     )
     dataset = data.load(recipe.data)
     recipes.check(recipe, dataset)
     fixed.check(recipe, dataset)
+    clusters.check(recipe, dataset)
     defended = recipes.defend(recipe, dataset, tmp_path)
     assert defended.model.metric == neighbors.Subspaces(2)
     clean = evaluation.predict(recipe, defended, tmp_path)
@@ -336,6 +350,7 @@ def test_a_recipe_from_training_to_attack(recipe, trains, tmp_path):
     norms = fixed.attack(recipe, defended, "kfgsm", "linf", tmp_path).arrays["norm"]
     assert norms.shape == (6,)
     assert (norms[np.isfinite(norms)] <= 0.3).all()
+    assert clusters.draw(recipe, defended, tmp_path).read_bytes().startswith(b"\x89PNG")
     _, variables = defended.net
     array = dataset.train.floats(0, 2000).astype(np.float64)
     np.testing.assert_allclose(variables["batch_stats"]["mean"], array.mean(0), atol=1e-5)
@@ -349,3 +364,12 @@ def test_points_must_divide_into_subspaces(recipe):
     )
     with pytest.raises(ValueError, match="no multiple of net"):
         recipes.check(recipe, data.load(recipe.data))
+
+
+@pytest.mark.parametrize("knobs", [{"dim": 4}, {"name": "digits"}])
+def test_points_that_cannot_be_drawn_are_refused(knobs, recipe):
+    net = config.Net(**({"name": "digits_idresnet", "dim": 3} | knobs))
+    layers = config.Classifier(layers=("cl",))
+    wrong = dataclasses.replace(recipe, net=net, classifier=layers, analyze=config.Analyze(points=5))
+    with pytest.raises(ValueError, match=r"net.dim=3"):
+        clusters.check(wrong, data.load(wrong.data))

@@ -10,7 +10,7 @@ from knn_jax.defenses.autoencoder import autoencoder, vae
 from knn_jax.defenses.basic import basic
 from knn_jax.defenses.defense import STATISTICS, Batch, Defense, Others
 from knn_jax.defenses.generators import Generator, trained
-from knn_jax.defenses.idresnet import idresnet
+from knn_jax.defenses.idresnet import idresnet, noisy
 from knn_jax.defenses.lipschitz import lipschitz
 from knn_jax.defenses.mixup import mixup
 from knn_jax.defenses.racnn import racnn
@@ -31,6 +31,7 @@ __all__ = [
     "idresnet",
     "lipschitz",
     "mixup",
+    "noisy",
     "racnn",
     "soft_neighbors",
     "trained",
@@ -38,7 +39,8 @@ __all__ = [
 ]
 
 
-CLASSLESS = ("rotation", "autoencoder", "vae", "lipschitz")  # whose outputs are no classes of images
+# Whose outputs are no classes of images.
+CLASSLESS = ("rotation", "autoencoder", "vae", "lipschitz", "idresnet")
 NORMALISED = ("basic", "rotation", "soft_neighbors", "trades", "ask")  # train batch normalisation
 
 
@@ -63,12 +65,14 @@ def build(knobs: config.Defense, net: Any) -> Defense:
         case "racnn":
             return racnn(net, ce_steps=knobs.ce_steps, mixup_steps=knobs.mixup_steps)
         case "idresnet":
-            own: Any = {"pull": knobs.pull, "decay": knobs.decay, "near": knobs.near}
-            found = idresnet(net, noise=knobs.noise, **own)
+            force: Any = {"pull": knobs.pull, "decay": knobs.decay, "near": knobs.near}
+            found = idresnet(net, noise=knobs.noise, **force)
+        case "noisy":
+            found = noisy(net, knobs.noise)
         case "trades":
             return trained(net, _generator(knobs, "trades"))
         case "ask":
-            counted = ask(
+            own = ask(
                 _generator(knobs, knobs.generator),
                 knobs.layers,
                 eps=knobs.eps_ask or 2 * knobs.eps,
@@ -77,7 +81,7 @@ def build(knobs: config.Defense, net: Any) -> Defense:
                 weight=knobs.weight,
                 temperature=knobs.temperature or 0.1,
             )
-            return trained(net, counted)
+            return trained(net, own)
     if knobs.adversary == "none":
         return found
     return adversarial(found, knobs.adversary, knobs.eps, steps=knobs.steps, step_size=knobs.step_size)
@@ -114,14 +118,13 @@ def check(knobs: config.Defense, net: config.Net) -> None:
             raise ValueError("defense.layers is empty: name what ask counts neighbours in")
     if knobs.temperature < 0:
         raise ValueError(f"defense.temperature={knobs.temperature}: it must not be below 0")
-    if kind == "idresnet" and knobs.name == "basic":  # rows A and B of paper 3's Table 2
-        kind = ""
     if knobs.pull < 0 or not (knobs.decay > 0 and knobs.near >= 0):
         raise ValueError(
             f"defense.pull={knobs.pull}, decay={knobs.decay}, near={knobs.near}: decay must be above "
             "0, the others not below"
         )
-    needed = knobs.name if knobs.name in ("autoencoder", "vae", "lipschitz", "idresnet") else ""
+    kinds = {"autoencoder", "vae", "lipschitz", "idresnet"}
+    needed = "idresnet" if knobs.name == "noisy" else knobs.name if knobs.name in kinds else ""
     if size != "pixels" and kind != needed:
         other = f"{size}_{needed}" if needed else size
         raise ValueError(f"defense.name={knobs.name!r} trains no net.name={net.name!r}: use {other!r}")

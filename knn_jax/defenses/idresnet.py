@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from knn_jax import losses
+from knn_jax.defenses.basic import basic
 from knn_jax.defenses.defense import Defense
 
 Noise = Literal["none", "binomial", "uniform", "normal"]
@@ -36,6 +37,16 @@ def idresnet(
         return mean + pull * jnp.square(zero)
 
     return Defense(net.init, loss, None)
+
+
+def noisy(net: Any, noise: Noise = "binomial") -> Defense:
+    """Cross-entropy on such images (rows A and B of paper 3's Table 2)."""
+
+    def loss(variables, key, batch):
+        logits, _ = net.apply(variables, batch.x, noise=drawn(noise, key, batch.x.shape))
+        return losses.cross_entropy(logits, batch.y)
+
+    return Defense(net.init, loss, basic(net).logits)
 
 
 def drawn(noise: Noise, key: Any, shape: tuple[int, ...]) -> Any:
