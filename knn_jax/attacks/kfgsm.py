@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 from knn_jax import balls, losses
 from knn_jax.attacks import outcome, projected
@@ -44,35 +45,15 @@ def kfgsm(
 
 @functools.partial(jax.jit, static_argnames=("norm", "steps"))
 def _kfgsm(model, x, y, eps, size, decay, near, *, norm, steps):
-    count = getattr(model.metric, "count", 1)
-    tiles = [_tiled(bank) for bank in model.banks]
-    labels = _tiled(model.labels, fill=-1)
-
-    def potential(z, y, _):
-        total = jnp.zeros(len(z))
-        for feature, bank in zip(model.features, tiles, strict=True):
-            query = feature(z)
-
-            @jax.checkpoint  # a gradient measures the distances of a tile again
-            def add(total, tile, query=query):
-                rows, of = tile
-                distance = losses.subspace_distances(query, rows, count)
-                same = y[:, None] == of[None]
-                own = losses.potential(distance, same, model.classes, decay=decay, near=near)
-                return total + jnp.sum(own, 1, where=of[None] >= 0), None
-
-            total, _ = lax.scan(add, total, (bank, labels))
-        return total
-
-    still = balls.ball(norm, eps)._replace(sample=lambda key, shape: jnp.zeros(shape))
+    at_first = balls.ball(norm, eps)._replace(sample=lambda key, shape: jnp.zeros(shape))
     return projected.ascend(
         jax.random.key(0),
         model,
         x,
         y,
         lambda keys, z, y: (),
-        potential,
-        ball=still,
+        lambda z, y, _: potential(model, z, y, decay, near),
+        ball=at_first,
         norm=norm,
         size=size,
         steps=steps,
@@ -82,7 +63,26 @@ def _kfgsm(model, x, y, eps, size, decay, near, *, norm, steps):
     )
 
 
-def _tiled(rows, fill: int = 0):
+def potential(model: Any, z: Images, y: Labels, decay: Number, near: Number) -> Float[Array, " batch"]:
+    """Of images among all rows of the bank, tile by tile."""
+    count, total = getattr(model.metric, "count", 1), jnp.zeros(len(z))
+    labels = _tiled(model.labels, -1)
+    for feature, bank in zip(model.features, model.banks, strict=True):
+        query = feature(z)
+
+        @jax.checkpoint  # a gradient measures the distances of a tile again
+        def add(total, tile, query=query):
+            rows, of = tile
+            distance = losses.subspace_distances(query, rows, count)
+            same = y[:, None] == of[None]
+            pairs = losses.potential(distance, same, model.classes, decay=decay, near=near)
+            return total + jnp.sum(pairs, 1, where=of[None] >= 0), None
+
+        total, _ = lax.scan(add, total, (_tiled(bank, 0), labels))
+    return total
+
+
+def _tiled(rows, fill: int):
     """(tile, row, ...), filled up."""
     size = min(TILE, len(rows))
     width = [(0, -len(rows) % size), *[(0, 0)] * (rows.ndim - 1)]
