@@ -14,7 +14,7 @@ def get_config() -> config.Config:
         name="mnist_idresnet",
         data=config.Data(name="mnist"),
         net=config.Net(name="mnist_idresnet"),
-        defense=config.Defense(name="idresnet", pull=1e-5),
+        defense=config.Defense(name="idresnet", pull=1e-7),
         optim=config.Optim(epochs=20, batch_size=2048, drops=(15,)),
         classifier=config.Classifier(layers=("cl",), metric="subspaces", k=800),
         attack=config.Attack(
