@@ -224,8 +224,8 @@ class Attack:
         ...,
     ] = ("minimum_norm",)
     """`guided`: paper 1's, `hinged`: its successor, `boundary`: by the vote alone, `lbfgs`; these in L2
-    only. `fgsm`, `ifgsm` and `deepfool`: paper 2's, as `lbfgs` and `boundary`. `pgd`, paper 3's `kfgsm`,
-    and paper 4's `ask` with its baselines `dknn` and `adv_knn`: in the ball of each radius."""
+    only. `fgsm`, `ifgsm` and `deepfool`: paper 2's, as `lbfgs` and `boundary`. `pgd`, paper 3's
+    `kfgsm`, and paper 4's `ask` with its baselines `dknn` and `adv_knn`: in the ball of each radius."""
     sources: tuple[Literal["model", "network", "held"], ...] = ("model",)
     """Whose gradients pgd, fgsm, ifgsm, deepfool and lbfgs follow: the classifier's with its retrieval;
     the bare network's, of racnn that which it retrieves by; racnn's with its neighbours held."""

@@ -11,6 +11,7 @@ from rich.table import Table
 
 COLUMNS = ("", "norm", "n", "success", "mean", "median", "accuracy within radius", "seconds")
 
+# Attacks of papers, not our strongest.
 PAPERS = ("guided", "kfgsm", "ask", "dknn", "adv_knn", "fgsm", "ifgsm", "deepfool", "lbfgs")
 FIGURES = ("", "", "n", "clean", "mean", "accuracy within radius")
 
