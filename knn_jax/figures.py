@@ -3,7 +3,7 @@
 import io
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 
@@ -142,7 +142,7 @@ def examples(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
     correct = clean[:count] == test.labels[:count]
     shown = np.flatnonzero(correct & arrays["success"] & (arrays["norm"] > 0))[:SHOWN]
     titles = ["clean", "adversarial", "perturbation"]
-    searches = hasattr(model, "banks")
+    searches = hasattr(model, "retrieved")
     if searches:
         titles += [f"{which} neighbour {i}" for which in ("lost", "new") for i in (1, 2, 3)]
     figure, axes = plt.subplots(
@@ -159,7 +159,7 @@ def examples(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
     x, changed = test.floats(0, count)[shown], arrays["image"][shown]
     before = after = np.zeros((len(shown), 0), int)
     if len(shown) and searches:
-        before, after = (np.asarray(_neighbours(model, images)) for images in (x, changed))
+        before, after = (np.asarray(model.retrieved(jnp.asarray(images))) for images in (x, changed))
     for row, i in enumerate(shown):
         lost = [j for j in before[row] if j not in set(after[row])][:3]
         came = [j for j in after[row] if j not in set(before[row])][:3]
@@ -194,7 +194,7 @@ def retrieved(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
     )
     for axis in axes.flat:
         axis.set_axis_off()
-    near = np.asarray(_neighbours(model, queries)) if len(queries) else given[:, None]
+    near = np.asarray(model.retrieved(jnp.asarray(queries))) if len(queries) else given[:, None]
     for line, query, label, index in zip(axes, queries, given, near, strict=False):
         images = [query, *np.asarray(model.images[index[: columns - 1]])]
         labels = [label, *np.asarray(model.labels[index[: columns - 1]])]
@@ -205,12 +205,6 @@ def retrieved(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
             )
     figure.suptitle("queries, each below as it was changed, and the rows retrieved", fontsize=10)
     return _png(figure)
-
-
-@jax.jit
-def _neighbours(model, x):
-    """Indices (batch, k) by the first tap."""
-    return model.near(model.features[0](x), model.banks[0], model.k).index
 
 
 def grid(clean, shown, runs, norm) -> bytes:

@@ -67,10 +67,9 @@ def attack(
                 extra = {"refresh": inside.refresh, "source": given.source}
                 return attacks.pgd(key, given.model, x, y, eps=eps, **extra, **own, **size)
             case "kfgsm":
-                force = {"decay": recipe.defense.decay, "near": recipe.defense.near}
-                return attacks.kfgsm(
-                    given.model, x, y, norm=norm, eps=eps, steps=inside.steps, **size, **force
-                )
+                force: dict[str, Any] = {"decay": recipe.defense.decay, "near": recipe.defense.near}
+                force |= {"norm": norm, "steps": inside.steps, **size}
+                return attacks.kfgsm(key, given.model, x, y, eps=eps, **force)
             case "dknn":
                 extra = {"slope": inside.slope, "metric": inside.metric}
                 return attacks.dknn(key, given.model, x, y, eps=eps, **extra, **own, **size)

@@ -24,14 +24,8 @@ from knn_jax import (
 )
 from knn_jax.config import Config
 
-OF_NEIGHBORS = (
-    "guided",
-    "hinged",
-    "kfgsm",
-    "ask",
-    "dknn",
-    "adv_knn",
-)  # attacks that need rows that vote
+# Attacks that need rows that vote.
+OF_NEIGHBORS = ("guided", "hinged", "kfgsm", "ask", "dknn", "adv_knn")
 
 
 class Defended(NamedTuple):

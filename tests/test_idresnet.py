@@ -287,7 +287,7 @@ def test_a_step_is_the_sign_of_the_slope_from_the_image_itself(victim):
     model, x, y = victim
     slope = jax.grad(lambda z: everywhere(model, z, y, 2.0).sum())(x)
     expected = jnp.clip(x + 0.3 * jnp.sign(slope), 0, 1)
-    found = attacks.kfgsm(model, x, y, eps=0.5, steps=1, step_size=0.3, near=2.0)
+    found = attacks.kfgsm(jax.random.key(0), model, x, y, eps=0.5, steps=1, step_size=0.3, near=2.0)
     fell = np.asarray(found.success & (found.norm > 0))
     assert fell.any()
     np.testing.assert_allclose(found.image[fell], expected[fell], atol=1e-6)
@@ -295,7 +295,7 @@ def test_a_step_is_the_sign_of_the_slope_from_the_image_itself(victim):
 
 def test_it_stays_in_the_ball_and_is_judged_by_the_vote(victim):
     model, x, y = victim
-    found = attacks.kfgsm(model, x, y, eps=2.0, norm="l2", steps=5, step_size=1.0)
+    found = attacks.kfgsm(jax.random.key(0), model, x, y, eps=2.0, norm="l2", steps=5, step_size=1.0)
     assert (found.norm[found.success] <= 2 * (1 + 1e-6)).all()
     assert (found.image >= 0).all()
     assert (found.image <= 1).all()

@@ -16,6 +16,7 @@ TILE = 2048  # rows whose distances are held at once, for each of up to 128 imag
 
 
 def kfgsm(
+    key: Array,
     model: Any,
     x: Images,
     y: Labels,
@@ -32,11 +33,12 @@ def kfgsm(
 
     It is that of the exponential contrastive loss, of the classifier's metric, summed over layers:
     away from rows of class y beyond `near`, towards all others by e^(-`decay` d). In Linf steps are
-    signs of the gradient times eps / 10 unless given. Nothing is drawn. Pixels stay in [0, 1], as they
-    need not in the paper. Rows are taken in tiles: never are there distances of all.
+    signs of the gradient times eps / 10 unless given. Pixels stay in [0, 1], as they need not in the
+    paper. Rows are taken in tiles: never are there distances of all. `key` is not drawn from.
 
     Raises ValueError for images outside [0, 1], labels out of range and numbers that are too small.
     """
+    del key
     x, y = outcome.check(model, x, y)
     size = projected.check(eps, steps, eps / 10 if step_size is None else step_size, 1, 0)
     force = jnp.float32(decay), jnp.float32(near)

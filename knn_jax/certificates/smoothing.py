@@ -89,8 +89,9 @@ def _counts(key, model, x, sigma, samples):
         numbers = turn * together + jnp.arange(together)
 
         def noisy(image, key):
-            noise = lambda n: jax.random.normal(jax.random.fold_in(key, n), image.shape)  # noqa: E731
-            return image[None] + sigma * jax.vmap(noise)(numbers)
+            own = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
+            noise = jax.vmap(lambda one: jax.random.normal(one, image.shape))(own)
+            return image[None] + sigma * noise
 
         images = jax.vmap(noisy)(x, keys)
         classes = model.predict(images.reshape(-1, *x.shape[1:])).reshape(len(x), together)

@@ -100,9 +100,13 @@ class KNN:
         taps = zip(self.features, references, strict=True)
         return tuple(squared(f(x)[:, None, None], r) for f, r in taps)
 
-    def near(self, query: Any, bank: Any, k: int, **among: Any) -> neighbors.Neighbors:
+    def nearest(self, query: Any, bank: Any, k: int, **among: Any) -> neighbors.Neighbors:
         """The k rows of a bank nearest to features, by the classifier's metric."""
         return neighbors.search(query, bank, k, metric=self.metric, **among)
+
+    def retrieved(self, x: Images) -> Int[Array, "batch k"]:
+        """The rows nearest to x by the first tap."""
+        return _retrieved(self, x)
 
     def guides(self, x: Images, y: Labels, count: int) -> Guides:
         """The `count` rows nearest to x of class y and of the nearest other class.
@@ -190,11 +194,16 @@ def _features(functions, x):
 def _votes(model, x):
     def votes(x):
         taps = zip(model.features, model.banks, strict=True)
-        near = (model.near(feature(x), bank, model.k) for feature, bank in taps)
+        near = (model.nearest(feature(x), bank, model.k) for feature, bank in taps)
         counts = (neighbors.votes(model.labels[n.index], model.classes) for n in near)
         return sum(counts, jnp.zeros((), jnp.int32))
 
     return neighbors.in_tiles(votes, BATCH)(x)
+
+
+@jax.jit
+def _retrieved(model, x):
+    return model.nearest(model.features[0](x), model.banks[0], model.k).index
 
 
 @functools.partial(jax.jit, static_argnames="count")
@@ -202,7 +211,7 @@ def _references(model, x, count):
     every = jnp.broadcast_to(jnp.arange(model.classes), (x.shape[0], model.classes))
 
     def rows(feature, bank):
-        near = model.near(feature(x), bank, count, labels=model.labels, only=every)
+        near = model.nearest(feature(x), bank, count, labels=model.labels, only=every)
         return jnp.where(near.index[..., None] < 0, FAR, bank[near.index])
 
     pairs = zip(model.features, model.banks, strict=True)
@@ -213,7 +222,7 @@ def _references(model, x, count):
 def _guides(model, x, y, count):
     queries = [feature(x) for feature in model.features]
     every = jnp.broadcast_to(jnp.arange(model.classes), (x.shape[0], model.classes))
-    near = model.near(queries[0], model.banks[0], count, labels=model.labels, only=every)
+    near = model.nearest(queries[0], model.banks[0], count, labels=model.labels, only=every)
     mean = jnp.mean(jnp.square(near.distance), -1, where=near.index >= 0)
     other = jnp.where(every == y[:, None], jnp.inf, mean).argmin(1)
     pair = jnp.stack([y, other], 1)[..., None]
@@ -221,7 +230,7 @@ def _guides(model, x, y, count):
     there = index >= 0
     rows = tuple(jnp.where(there[..., None], bank[index], FAR) for bank in model.banks)
     pairs = zip(queries, model.banks, strict=True)
-    reach = tuple(model.near(q, bank, model.k).distance[:, -1] for q, bank in pairs)
+    reach = tuple(model.nearest(q, bank, model.k).distance[:, -1] for q, bank in pairs)
     return lax.stop_gradient(Guides(rows, there, reach))
 
 
@@ -230,7 +239,7 @@ def _rivals(model, x, y, count):
     each = -(-count // 4)
     every = jnp.broadcast_to(jnp.arange(model.classes), (x.shape[0], model.classes))
     query, bank = model.features[0](x), model.banks[0]
-    near = model.near(query, bank, each, labels=model.labels, only=every)
+    near = model.nearest(query, bank, each, labels=model.labels, only=every)
     distance = jnp.where((every == y[:, None])[..., None], jnp.inf, near.distance)
     distance, index = (leaf.reshape(len(x), -1) for leaf in (distance, near.index))
     there = jnp.isfinite(distance).sum(1, keepdims=True)  # with fewer than asked they are repeated

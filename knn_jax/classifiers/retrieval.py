@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from knn_jax import losses, neighbors
 from knn_jax.classifiers.check import Images, Labels, check_images
 from knn_jax.classifiers.knn import BATCH, FAR, KNN
 
-References = tuple[Float[Array, "batch row key"], Float[Array, "batch row dim"]]  # keys and features
+References = tuple[Float[Array, "batch class count key"], Float[Array, "batch row dim"]]
 
 
 @jax.tree_util.register_dataclass
@@ -73,7 +73,7 @@ class Retrieval:
         return losses.margin(self.votes(x), y)
 
     def references(self, x: Images, count: int | None = None) -> References:
-        """Keys and features of the `count` rows nearest to x of every class, of k at least."""
+        """Keys of the `count` rows nearest to x of every class, k at least, and all their features."""
         return _references(self, x, max(count or 0, self.k))
 
     def soft_votes(
@@ -85,9 +85,14 @@ class Retrieval:
         they are, the k rows retrieved have 1 and the others 0, and these are the logits.
         """
         keys, values = references
-        squared = jnp.sum(jnp.square(self.features[0](x)[:, None] - keys), -1)
-        inside = jax.nn.log_sigmoid(neighbors.nearness(squared, self.k, temperature))
+        [squared] = self.near.squared_distances(x, (keys,))
+        nearness = neighbors.nearness(squared.reshape(len(x), -1), self.k, temperature)
+        inside = jax.nn.log_sigmoid(nearness)
         return self.answer(self.embed(x), values, inside)
+
+    def retrieved(self, x: Images) -> Int[Array, "batch k"]:
+        """The rows among whose features x is classified."""
+        return self.near.retrieved(x)
 
     def rivals(self, x: Images, y: Labels, count: int) -> Float[Array, "batch count h w c"]:
         """Images of other classes near to x by their keys, see `KNN.rivals`."""
@@ -118,7 +123,7 @@ class Held:
 
     def references(self, x: Images, count: int | None = None) -> Float[Array, "batch k dim"]:
         """Features of the k rows retrieved for x."""
-        return _retrieved(self.whole, x)
+        return _values(self.whole, x)
 
     def soft_votes(
         self, x: Images, references: Float[Array, "batch k dim"], temperature: float | Float[Array, ""]
@@ -163,15 +168,14 @@ def _embedded(embed, x):
 
 
 @jax.jit
-def _retrieved(model, x):
-    near = neighbors.search(model.features[0](x), model.banks[0], model.k)
-    return lax.stop_gradient(model.values[near.index])
+def _values(model, x):
+    return lax.stop_gradient(model.values[model.retrieved(x)])
 
 
 @jax.jit
 def _logits(model, x):
     def logits(x):
-        return model.answer(model.embed(x), _retrieved(model, x), jnp.zeros((len(x), model.k)))
+        return model.answer(model.embed(x), _values(model, x), jnp.zeros((len(x), model.k)))
 
     return neighbors.in_tiles(logits, BATCH)(x)
 
@@ -180,7 +184,7 @@ def _logits(model, x):
 def _references(model, x, count):
     bank, classes = model.banks[0], model.near.classes
     every = jnp.broadcast_to(jnp.arange(classes), (x.shape[0], classes))
-    near = neighbors.search(model.features[0](x), bank, count, labels=model.labels, only=every)
-    index = near.index.reshape(len(x), -1)
+    query = model.features[0](x)
+    index = model.near.nearest(query, bank, count, labels=model.labels, only=every).index
     keys = jnp.where(index[..., None] < 0, FAR, bank[index])
-    return lax.stop_gradient((keys, model.values[index]))
+    return lax.stop_gradient((keys, model.values[index.reshape(len(x), -1)]))
