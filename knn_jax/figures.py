@@ -14,7 +14,9 @@ from knn_jax.recipes import Defended
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-COLORS = ("C3", "C1", "C4", "C5", "C8", "C9", "C7", "C0")  # of attacks
+# Of attacks: dashed once there are more than colours.
+COLORS = ("C3", "C1", "C4", "C5", "C8", "C9", "C7", "C0")
+STYLES = [(color, line) for line in ("-", "--", ":") for color in COLORS]
 SHOWN = 6  # examples in the grid
 
 
@@ -34,19 +36,19 @@ def curve(report, attacked, certified, correct) -> bytes:
     for norm, axis in zip(norms, axes[0], strict=True):
         runs = [(name, outcome) for (name, of), outcome in attacked.items() if of == norm]
         entries = {entry["name"]: entry for entry in report["attacks"] if entry["norm"] == norm}
-        for color, (name, outcome) in zip(COLORS, runs, strict=False):
+        for (color, line), (name, outcome) in zip(STYLES, runs, strict=False):
             if "trials" in outcome.arrays:
                 start = np.mean(correct[: len(outcome.arrays["norm"])])
                 _points(axis, entries[name], start, f"after {name}", color)
             else:
-                _steps(axis, correct, outcome.arrays["norm"], f"after {name}", color)
+                _steps(axis, correct, outcome.arrays["norm"], f"after {name}", color, line)
         if norm == "l2":
             for color, (name, outcome) in zip(("C0", "C2", "C6"), certified.items(), strict=False):
                 _steps(axis, correct, outcome.arrays["radius"], f"certified: {name}", color)
         axis.set(xlabel=f"{norm} norm of the perturbation", ylabel="accuracy", ylim=(0, 1.02))
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
-        axis.legend()
+        axis.legend(fontsize=8)
         if norm == "l2" and report["config"]["defense"]["name"] == "racnn":
             _normalised(axis, next(iter(attacked.values())).arrays["image"][0].size)
     figure.suptitle(f"{report['name']}: {pages.decider(report)}")
@@ -59,13 +61,15 @@ def _normalised(axis, size) -> None:
     axis.secondary_xaxis("top", functions=scale).set_xlabel("squared norm / number of pixels")
 
 
-def _steps(axis, correct, lengths, label, color) -> None:
+def _steps(axis, correct, lengths, label, color, line="-") -> None:
     """The share of examples that are correct and whose length is above each value."""
     lengths = np.where(correct[: len(lengths)], lengths, 0.0)
-    finite = np.sort(lengths[np.isfinite(lengths)])
-    share = 1 - np.arange(1, len(finite) + 1) / len(lengths)
+    finite = np.sort(lengths[np.isfinite(lengths) & (lengths > 0)])
     start = np.mean(lengths > 0)
-    axis.step(np.r_[0, finite], np.r_[start, share], where="post", label=label, color=color)
+    share = start - np.arange(1, len(finite) + 1) / len(lengths)
+    axis.step(
+        np.r_[0, finite], np.r_[start, share], where="post", label=label, color=color, linestyle=line
+    )
 
 
 def _points(axis, entry, start, label, color) -> None:

@@ -18,6 +18,9 @@ from knn_jax.classifiers.knn import BATCH, FAR, KNN
 References = tuple[Float[Array, "batch class count key"], Float[Array, "batch row dim"]]
 
 
+SHARP = 0.03  # how much colder than votes soft retrieval is
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
@@ -81,13 +84,18 @@ class Retrieval:
     ) -> Float[Array, "batch class"]:
         """Logits among all references, each weighed by how near its key is; differentiable in x.
 
-        The weight is `neighbors.nearness`'s sigmoid: at temperature 0, and at the x whose references
-        they are, the k rows retrieved have 1 and the others 0, and these are the logits.
+        The weight is the sigmoid of `neighbors.nearness` in units of the nearest row's, over SHARP
+        times the temperature: at 0, and at the x whose references they are, the k rows retrieved
+        have 1 and the others 0, and these are the logits. (Weights as soft as votes are hide what a
+        small step does to the retrieval: with them `minimum_norm` found a mean norm of .597, with
+        these .102, on 20 images of CIFAR-10 and the small RaCNN.)
         """
         keys, values = references
         [squared] = self.near.squared_distances(x, (keys,))
-        nearness = neighbors.nearness(squared.reshape(len(x), -1), self.k, temperature)
-        inside = jax.nn.log_sigmoid(nearness)
+        near = neighbors.nearness(squared.reshape(len(x), -1), self.k, 1.0)
+        most = lax.stop_gradient(near.max(1, keepdims=True))
+        scale = jnp.maximum(SHARP * temperature * most, jnp.finfo(near.dtype).tiny)
+        inside = jax.nn.log_sigmoid(near / scale)
         return self.answer(self.embed(x), values, inside)
 
     def retrieved(self, x: Images) -> Int[Array, "batch k"]:
