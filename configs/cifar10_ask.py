@@ -9,7 +9,8 @@ AT + SNN and TRADES are `--defense.name basic`, `soft_neighbors` and `trades`, e
 `--name` and `--workdir`. The paper's attacks are on the network trained by AT (Tables 1 and 3).
 
 Its studies: Table 3 is `--classifier.layers`, Table 4 that beside `--ball.layers`, Figure 4
-`--ball.tune 0 --ball.temperature 0.3` and `--ball.k`, Table 9 `--ball.targeted`, Table 10
+`--ball.tune 0 --ball.temperature 0.3` and `--ball.k`, Table 8's network without neighbours
+`--classifier.name network --attack.names pgd`, Table 9 `--ball.targeted`, Table 10
 `--ball.drawn`, Table 11 `--classifier.k` beside `--ball.k`, Table 12 `--ball.k` beside
 `--ball.others`, Table 14 `--ball.steps`; the similarity of Table 1's other half is `--ball.metric
 l2 --classifier.metric l2`.
