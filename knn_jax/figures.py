@@ -158,6 +158,7 @@ def examples(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
     )
     for axis in axes.flat:
         axis.set_axis_off()
+        axis.set_box_aspect(test.images.shape[1] / test.images.shape[2])  # also where there is none
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=8)
     x, changed = test.floats(0, count)[shown], arrays["image"][shown]
