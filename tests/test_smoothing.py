@@ -56,6 +56,11 @@ def test_every_sample_counts_once(samples, halves):
     np.testing.assert_array_equal(tested.sum(1), samples)
 
 
+def test_the_class_is_chosen_by_other_samples_than_it_is_tested_on(halves):
+    chosen, tested = smoothing.sampled(jax.random.key(0), *halves, jnp.float32(SIGMA), 100)
+    assert (chosen != tested).any()
+
+
 def test_counts_do_not_depend_on_what_is_computed_together(halves, monkeypatch):
     model, x = halves
     expected = smoothing.sampled(jax.random.key(0), model, x, jnp.float32(SIGMA), 50)
