@@ -1,4 +1,4 @@
-"""Paper 4's defense on MNIST: DkNN on conv3 and conv4 of a small VGG trained by ASK-Def.
+r"""Paper 4's defense on MNIST: DkNN on conv3 and conv4 of a small VGG trained by ASK-Def.
 
     python attack.py configs/mnist_ask.py
 
@@ -7,6 +7,8 @@ ASK's own images within .3; then attacks the first 500 test images within .1, .2
 baselines, by the same trainer:
 
     python attack.py configs/mnist_ask.py --name mnist_at --workdir runs/mnist_at --defense.name basic
+    ... --name mnist_at30 --workdir runs/mnist_at30 --defense.name basic --defense.eps .3 \
+        --defense.step-size .12
     ... --name mnist_at_snn --defense.name soft_neighbors --defense.layers conv4
     ... --name mnist_trades --defense.name trades
 
