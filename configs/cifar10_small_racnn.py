@@ -2,8 +2,8 @@ r"""Paper 2's RaCNN in small: a tenth of CIFAR-10 and a narrow network, K = 10, 
 
     python attack.py configs/cifar10_small_racnn.py
 
-Trains the network that retrieves, then the one that answers, 10 epochs each on 4,500 images: some 15
-minutes on 2 CPU cores. Then the paper's attacks on the first 100 test images: with the retrieval
+Trains the network that retrieves, then the one that answers, 10 epochs each on 4,500 images: 19 minutes
+on 2 CPU cores, beside much other work. Then the paper's attacks on the first 100 test images: with the retrieval
 inside the gradient (our scenario 3), with the neighbours held (its scenario 1, `on held`) and on the
 network retrieved by (its scenario 2, `on network`); and ours. Its other variants and its baseline, the
 network alone:
