@@ -1,4 +1,4 @@
-"""Paper 2's RaCNN on CIFAR-10: K = 10, local mixup (RaCNN-K10-mixup of Table 1).
+r"""Paper 2's RaCNN on CIFAR-10: K = 10, local mixup (RaCNN-K10-mixup of Table 1).
 
     python attack.py configs/cifar10_racnn.py
 
@@ -6,11 +6,13 @@ An accelerator's work: a step takes 11 passes of the network for each image (0.7
 and backward), an epoch of 45,000 images (the paper: 50,000) some 0.35 PFLOP. The paper names neither
 epochs, batch nor rate, nor how many steps of cross-entropy there are to five of local mixup: 60 epochs,
 batch 128, Adam 1e-3 and a tenth of it after 50, one step. Its augmentation is not named either; here it
-is paper 1's. Its variants and baseline:
+is paper 1's. Its variants and baseline, each with a `--workdir`
+of its own:
 
-    ... --name cifar10_racnn_k5 --workdir runs/cifar10_racnn_k5 --defense.neighbors 5 --classifier.k 5
-    ... --name cifar10_racnn_ce --workdir runs/cifar10_racnn_ce --defense.mixup-steps 0
-    ... --name cifar10_racnn_baseline --classifier.name network --attack.sources model
+    ... --name cifar10_racnn_k5 --defense.neighbors 5 --classifier.k 5
+    ... --name cifar10_racnn_ce --defense.mixup-steps 0
+    ... --name cifar10_racnn_baseline --net.name cifar10_strided --defense.name basic \
+        --classifier.name network --attack.sources model
 
 Scenario 1 of the paper is `on held`, scenario 2 `on network`; without either the retrieval is inside
 the gradient, which the paper never tried. Its measure is the squared L2 norm over the number of pixels:

@@ -3,15 +3,15 @@ r"""Paper 2's RaCNN in small: a tenth of CIFAR-10 and a narrow network, K = 10, 
     python attack.py configs/cifar10_small_racnn.py
 
 Trains the network that retrieves, then the one that answers, 10 epochs each on 4,500 images: 19 minutes
-on 2 CPU cores, beside much other work. Then the paper's attacks on the first 100 test images: with the retrieval
-inside the gradient (our scenario 3), with the neighbours held (its scenario 1, `on held`) and on the
-network retrieved by (its scenario 2, `on network`); and ours. Its other variants and its baseline, the
-network alone:
+on 2 CPU cores, beside much other work. Then the paper's attacks on the first 100 test images: with the
+retrieval inside the gradient (our scenario 3), with the neighbours held (its scenario 1, `on held`) and
+on the network retrieved by (its scenario 2, `on network`); and ours. Its other variants, each with a
+`--workdir` of its own, and its baseline, the network retrieved by alone:
 
-    ... --name cifar10_small_racnn_k5 --workdir runs/cifar10_small_racnn_k5 --defense.neighbors 5 \
-        --classifier.k 5
-    ... --name cifar10_small_racnn_ce --workdir runs/cifar10_small_racnn_ce --defense.mixup-steps 0
-    ... --name cifar10_small_baseline --classifier.name network --attack.sources model
+    ... --name cifar10_small_racnn_k5 --defense.neighbors 5 --classifier.k 5
+    ... --name cifar10_small_racnn_ce --defense.mixup-steps 0
+    ... --name cifar10_small_baseline --net.name small_strided --defense.name basic \
+        --classifier.name network --attack.sources model
 
 No paper reports this network; `cifar10_racnn.py` is the paper's.
 """
