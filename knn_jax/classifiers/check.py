@@ -26,6 +26,14 @@ def check_images(images: Any) -> Float[Array, "batch height width channel"]:
     return images
 
 
+def check_like(images: Any, bank: Any) -> Float[Array, "batch height width channel"]:
+    """As `check_images`; raises ValueError also for images not of the shape of a bank's."""
+    images = check_images(images)
+    if images.shape[1:] != bank.shape[1:]:
+        raise ValueError(f"images of shape {images.shape[1:]}, and {bank.shape[1:]} in the bank")
+    return images
+
+
 def check_labels(labels: Any, count: int, classes: int | None = None) -> Int[Array, " batch"]:
     """The labels as int32; raises ValueError for a wrong number, type or range of them.
 

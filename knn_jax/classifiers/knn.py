@@ -14,7 +14,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_jax import losses, neighbors
-from knn_jax.classifiers.check import Images, Labels, check_images, check_labels
+from knn_jax.classifiers.check import Images, Labels, check_images, check_labels, check_like
 
 References = tuple[Float[Array, "batch class count _"], ...]  # of each tap
 L2 = neighbors.Euclidean()
@@ -59,10 +59,7 @@ class KNN:
 
         Raises ValueError for images that are not in [0, 1] or not of the bank's shape.
         """
-        x = check_images(x)
-        if x.shape[1:] != self.images.shape[1:]:
-            raise ValueError(f"images of shape {x.shape[1:]}, and {self.images.shape[1:]} in the bank")
-        return _votes(self, x)
+        return _votes(self, check_like(x, self.images))
 
     def predict(self, x: Images) -> Labels:
         """The class with most votes, the lowest among equals."""
@@ -104,6 +101,11 @@ class KNN:
         """The k rows of a bank nearest to features, by the classifier's metric."""
         return neighbors.search(query, bank, k, metric=self.metric, **among)
 
+    def of_every_class(self, query: Any, bank: Any, count: int) -> neighbors.Neighbors:
+        """The `count` rows of every class nearest to features, (batch, class, count)."""
+        every = jnp.broadcast_to(jnp.arange(self.classes), (len(query), self.classes))
+        return self.nearest(query, bank, count, labels=self.labels, only=every)
+
     def retrieved(self, x: Images) -> Int[Array, "batch k"]:
         """The rows nearest to x by the first tap."""
         return _retrieved(self, x)
@@ -140,8 +142,8 @@ def knn(
     `jax.tree_util.Partial(function, parameters)`: they then stay arguments of compiled programs
     instead of constants in them. By the `metric` cosine features are divided by their length first:
     distances of unit vectors have its order; `neighbors.Subspaces(2)` adds the distances in two halves
-    of the features. `names` of the taps are used in errors; `track` wraps the
-    range of batches, for a progress bar.
+    of the features. `names` of the taps are used in errors; `track` wraps the range of batches, for a
+    progress bar.
 
     Raises ValueError for images outside [0, 1] or not (row, height, width, channel), labels out of
     range or a class without rows, a k the bank cannot answer, and features that are not finite.
@@ -160,7 +162,7 @@ def knn(
         raise ValueError(f"k={k} neighbours asked of a bank of {rows} rows: use 1 to {rows}")
     images = check_images(images)
     labels = check_labels(labels, rows)
-    banks = _banks(functions, images, track)
+    banks = embedded(functions, images, track)
     for name, bank in zip(names, banks, strict=True):
         if bank.ndim != 2:
             raise ValueError(f"{name}: features of shape {bank.shape}, not (batch, dim): flatten them")
@@ -173,7 +175,8 @@ def knn(
     return KNN(functions, banks, images, labels, k, classes, apart)
 
 
-def _banks(functions, images, track):
+def embedded(functions, images, track):
+    """For each function the features of all images, computed in batches that `track` is told of."""
     if isinstance(images, Tracer):
         return neighbors.in_tiles(lambda x: _features(functions, x), BATCH)(images)
     batches = range(0, len(images), BATCH)
@@ -208,10 +211,8 @@ def _retrieved(model, x):
 
 @functools.partial(jax.jit, static_argnames="count")
 def _references(model, x, count):
-    every = jnp.broadcast_to(jnp.arange(model.classes), (x.shape[0], model.classes))
-
     def rows(feature, bank):
-        near = model.nearest(feature(x), bank, count, labels=model.labels, only=every)
+        near = model.of_every_class(feature(x), bank, count)
         return jnp.where(near.index[..., None] < 0, FAR, bank[near.index])
 
     pairs = zip(model.features, model.banks, strict=True)
@@ -221,10 +222,9 @@ def _references(model, x, count):
 @functools.partial(jax.jit, static_argnames="count")
 def _guides(model, x, y, count):
     queries = [feature(x) for feature in model.features]
-    every = jnp.broadcast_to(jnp.arange(model.classes), (x.shape[0], model.classes))
-    near = model.nearest(queries[0], model.banks[0], count, labels=model.labels, only=every)
+    near = model.of_every_class(queries[0], model.banks[0], count)
     mean = jnp.mean(jnp.square(near.distance), -1, where=near.index >= 0)
-    other = jnp.where(every == y[:, None], jnp.inf, mean).argmin(1)
+    other = jnp.where(jax.nn.one_hot(y, model.classes, dtype=bool), jnp.inf, mean).argmin(1)
     pair = jnp.stack([y, other], 1)[..., None]
     index = jnp.take_along_axis(near.index, pair, 1)
     there = index >= 0
@@ -237,10 +237,9 @@ def _guides(model, x, y, count):
 @functools.partial(jax.jit, static_argnames="count")
 def _rivals(model, x, y, count):
     each = -(-count // 4)
-    every = jnp.broadcast_to(jnp.arange(model.classes), (x.shape[0], model.classes))
-    query, bank = model.features[0](x), model.banks[0]
-    near = model.nearest(query, bank, each, labels=model.labels, only=every)
-    distance = jnp.where((every == y[:, None])[..., None], jnp.inf, near.distance)
+    near = model.of_every_class(model.features[0](x), model.banks[0], each)
+    own = jax.nn.one_hot(y, model.classes, dtype=bool)
+    distance = jnp.where(own[..., None], jnp.inf, near.distance)
     distance, index = (leaf.reshape(len(x), -1) for leaf in (distance, near.index))
     there = jnp.isfinite(distance).sum(1, keepdims=True)  # with fewer than asked they are repeated
     place = jnp.arange(count)[None] % there

@@ -11,9 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from knn_jax import losses, neighbors
 from knn_jax.classifiers.check import Images, Labels
-from knn_jax.classifiers.knn import KNN, knn
-
-BATCH = 500  # images classified at once
+from knn_jax.classifiers.knn import BATCH, KNN, knn
 
 
 @jax.tree_util.register_dataclass

@@ -12,8 +12,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from knn_jax import losses, neighbors
-from knn_jax.classifiers.check import Images, Labels, check_images
-from knn_jax.classifiers.knn import BATCH, FAR, KNN
+from knn_jax.classifiers.check import Images, Labels, check_like
+from knn_jax.classifiers.knn import BATCH, FAR, KNN, embedded
 
 References = tuple[Float[Array, "batch class count key"], Float[Array, "batch row dim"]]
 
@@ -62,10 +62,7 @@ class Retrieval:
 
         Raises ValueError for images that are not in [0, 1] or not of the bank's shape.
         """
-        x = check_images(x)
-        if x.shape[1:] != self.images.shape[1:]:
-            raise ValueError(f"images of shape {x.shape[1:]}, and {self.images.shape[1:]} in the bank")
-        return _logits(self, x)
+        return _logits(self, check_like(x, self.images))
 
     def predict(self, x: Images) -> Labels:
         """The class of the largest logit, the lowest among equals."""
@@ -158,9 +155,7 @@ def retrieval(
     if len(near.features) != 1:
         raise ValueError(f"keys of {len(near.features)} taps: retrieval is by one")
     embed, answer = (f if isinstance(f, Partial) else Partial(f) for f in (embed, answer))
-    rows = near.images
-    parts = [_embedded(embed, rows[i : i + BATCH]) for i in track(range(0, len(rows), BATCH))]
-    values = jnp.concatenate(parts)
+    [values] = embedded((embed,), near.images, track)
     if values.ndim != 2:
         raise ValueError(f"features of shape {values.shape}, not (batch, dim): flatten them")
     one = values[:1], values[None, : near.k], jnp.zeros((1, near.k))
@@ -168,11 +163,6 @@ def retrieval(
     if len(shape) != 2:
         raise ValueError(f"logits of shape {shape}: (batch, class) needed")
     return Retrieval(near, embed, answer, values, shape[1])
-
-
-@jax.jit
-def _embedded(embed, x):
-    return embed(x)
 
 
 @jax.jit
@@ -190,9 +180,7 @@ def _logits(model, x):
 
 @functools.partial(jax.jit, static_argnames="count")
 def _references(model, x, count):
-    bank, classes = model.banks[0], model.near.classes
-    every = jnp.broadcast_to(jnp.arange(classes), (x.shape[0], classes))
-    query = model.features[0](x)
-    index = model.near.nearest(query, bank, count, labels=model.labels, only=every).index
+    bank = model.banks[0]
+    index = model.near.of_every_class(model.features[0](x), bank, count).index
     keys = jnp.where(index[..., None] < 0, FAR, bank[index])
     return lax.stop_gradient((keys, model.values[index.reshape(len(x), -1)]))
