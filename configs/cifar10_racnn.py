@@ -30,7 +30,7 @@ def get_config() -> config.Config:
         data=config.Data(name="cifar10"),
         net=config.Net(name="cifar10_racnn"),
         defense=config.Defense(name="racnn", layers=("conv5",), neighbors=10, mixup_steps=5),
-        optim=config.Optim(epochs=60, drops=(50,), augment=True),
+        optim=config.Optim(epochs=60, drops=(50,), augment="affine"),
         classifier=config.Classifier(name="retrieval", k=10),
         attack=config.Attack(
             images=1000,

@@ -8,7 +8,7 @@ validation; here it is the last. An accelerator's work: one CPU core trains some
 so try it there by
 
     python attack.py configs/cifar10_resnet.py --workdir runs/cifar10_few --data.train-images 5000 \\
-        --optim.batch-size 64 --optim.epochs 3 --optim.drops 2 --optim.no-augment \\
+        --optim.batch-size 64 --optim.epochs 3 --optim.drops 2 --optim.augment none \\
         --attack.images 20 --attack.steps 30 --attack.starts 2 --certify.images 500
 """
 
@@ -20,7 +20,7 @@ def get_config() -> config.Config:
         name="cifar10_resnet",
         data=config.Data(name="cifar10"),
         net=config.Net(name="cifar10_resnet"),
-        optim=config.Optim(epochs=120, drops=(50, 70, 90), weight_decay=1e-4, augment=True),
+        optim=config.Optim(epochs=120, drops=(50, 70, 90), weight_decay=1e-4, augment="affine"),
         classifier=config.Classifier(layers=("layer4",), k=75),
         attack=config.Attack(
             images=200, steps=60, starts=6, radii=(0.1, 0.25, 0.5, 1.0, 1.5), chunk=20

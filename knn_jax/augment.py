@@ -13,17 +13,18 @@ SCALE = BRIGHTNESS = 0.1  # either way of 1
 
 
 def augment(
-    key: Key[Array, ""], x: Float[Array, "batch height width channel"]
+    key: Key[Array, ""], x: Float[Array, "batch height width channel"], *, affine: bool = True
 ) -> Float[Array, "batch height width channel"]:
-    """Each image cropped, mirrored, turned and brightened by numbers of its own.
+    """Each image cropped and mirrored, and where `affine` turned and brightened, by numbers of its own.
 
     Paper 1's augmentation of CIFAR-10, all uniform: a crop of the image padded by 4; a mirror image
     half of the time; a turn and a horizontal shear of up to 5 degrees, a move of up to a tenth of the
     side and a scale of .9 to 1.1; and a brightness of .9 to 1.1.
     """
-    crop, mirror, affine, bright = jax.random.split(key, 4)
+    crop, mirror, change, bright = jax.random.split(key, 4)
     count = len(x)
-    angle, shear, scale, *move = jax.random.uniform(affine, (5, count), x.dtype, -1.0, 1.0)
+    drawn = jax.random.uniform(change, (5, count), x.dtype, -1.0, 1.0)
+    angle, shear, scale, *move = drawn if affine else jnp.zeros_like(drawn)
     found = jax.vmap(moved)(
         x,
         jax.random.randint(crop, (count, 2), -CROP, CROP + 1),
@@ -33,6 +34,8 @@ def augment(
         1 + SCALE * scale,
         MOVE * jnp.stack(move, 1),
     )
+    if not affine:
+        return found
     factor = jax.random.uniform(bright, (count, 1, 1, 1), x.dtype, 1 - BRIGHTNESS, 1 + BRIGHTNESS)
     return jnp.clip(factor * found, 0.0, 1.0)
 

@@ -6,6 +6,7 @@ python -m knn_jax.compare OUT_DIR WORKDIR WORKDIR ...
 import csv
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ class Run(NamedTuple):
 
     norm   inf: none found, 0: wrong without one
     right  whether it is classified correctly without one
+    label  its class
+    given  the class that it is given, with this perturbation
     norms  of each attack by itself, on those of the images that it was run on
     """
 
@@ -29,6 +32,8 @@ class Run(NamedTuple):
     image: np.ndarray
     norm: np.ndarray
     right: np.ndarray
+    label: np.ndarray
+    given: np.ndarray
     norms: dict[str, np.ndarray]
 
     def mean(self) -> float | None:
@@ -38,7 +43,8 @@ class Run(NamedTuple):
 
 
 def compare(out: str, workdirs: list[str]) -> list[Path]:
-    """Writes comparison.png, accuracy.png and, if a run has its features measured, sensitivity.png.
+    """Writes comparison.png, accuracy.png, confusion.png and, if a run has its features measured,
+    sensitivity.png.
 
     Raises ValueError for a workdir that is not finished, runs on different data, runs that share no
     norm, and images that not all classify correctly.
@@ -59,10 +65,8 @@ def compare(out: str, workdirs: list[str]) -> list[Path]:
             )
     runs = [_run(Path(workdir).expanduser(), report, shared[0]) for workdir, report in reports.items()]
     count = min(len(run.norm) for run in runs)  # means over other images would not compare
-    runs = [
-        run._replace(image=run.image[:count], norm=run.norm[:count], right=run.right[:count])
-        for run in runs
-    ]
+    names = ("image", "norm", "right", "label", "given")
+    runs = [run._replace(**{name: getattr(run, name)[:count] for name in names}) for run in runs]
     common = np.flatnonzero(np.all([run.right for run in runs], 0))[:SHOWN]
     if not len(common):
         raise ValueError(
@@ -73,6 +77,7 @@ def compare(out: str, workdirs: list[str]) -> list[Path]:
     pictures = {
         "comparison.png": figures.grid(clean, common, runs, shared[0]),
         "accuracy.png": figures.accuracy(runs, shared[0]),
+        "confusion.png": figures.confusion(list(_confusions(runs, shared[0]))),
     }
     if any("analysis" in report for report in reports.values()):
         pictures["sensitivity.png"] = figures.sensitivity(runs, shared[0])
@@ -111,13 +116,44 @@ def _run(folder: Path, report: dict[str, Any], norm: str) -> Run:
     for i, (name, found) in enumerate(images.items()):
         lengths[i, : len(found)] = [float(row[f"{name}_norm"]) for row in rows[: len(found)]]
         image[i, : len(found)] = found
+    given = np.zeros((len(images), count), int)
+    for i, (name, found) in enumerate(images.items()):
+        given[i, : len(found)] = [int(row[f"{name}_adversarial"]) for row in rows[: len(found)]]
     least = lengths.argmin(0), np.arange(count)
-    right = np.array([row["clean"] == row["label"] for row in rows[:count]])
+    label, clean = (np.array([int(row[name]) for row in rows[:count]]) for name in ("label", "clean"))
+    changed = np.isfinite(lengths[least]) & (lengths[least] > 0)
+    given = np.where(changed, given[least], clean)
     norms = {
         name.removesuffix(f"_{norm}"): found[: len(images[name])]
         for name, found in zip(images, lengths, strict=True)
     }
-    return Run(report, image[least], lengths[least], right, norms)
+    return Run(report, image[least], lengths[least], clean == label, label, given, norms)
+
+
+def _confusions(runs: list[Run], norm: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Of each run the classes given within the least radius that it reports, and how much it has in
+    common with the first (paper 5, section 5)."""
+    first = None
+    for run in runs:
+        [radius, *_] = next(a["robust_acc"] for a in run.report["attacks"] if a["norm"] == norm)
+        given = np.where(run.right & (run.norm > float(radius)), run.label, run.given)
+        title = f"{run.report['name']}, within {float(radius):g} in {norm}"
+        wrong, common = given != run.label, commonest(run.label, given)
+        if first is None:
+            first = wrong, common
+        else:
+            shared = (wrong & first[0]).sum() / max(1, (wrong | first[0]).sum())
+            title += f"\n{shared:.0%} of errors shared with the first; the most frequent"
+            title += f"\nthe same in {(common == first[1]).sum()} of {len(common)} classes"
+        yield title, run.label, given
+
+
+def commonest(label: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """The class most often given in error to images of each class, its own where there is none."""
+    classes = int(max(label.max(), given.max())) + 1
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (label, given), label != given)
+    return np.where(counts.any(1), counts.argmax(1), np.arange(classes))
 
 
 def main() -> None:

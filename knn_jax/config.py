@@ -45,6 +45,8 @@ class Net:
         "cifar10_vgg",
         "digits_resnet18",
         "imagenette_resnet18",
+        "cifar_resnet18",
+        "small_resnet18",
         "digits_strided",
         "small_strided",
         "cifar10_strided",
@@ -53,15 +55,16 @@ class Net:
         "cifar10_racnn",
         "digits_idresnet",
         "mnist_idresnet",
+        "small_idresnet",
         "cifar10_idresnet",
         "pixels",
     ] = "digits"
     """`mnist`: paper 1's trunk; `digits`: a small one; both also as the encoder of a (variational)
     autoencoder, and with 1-Lipschitz layers; `cifar10_resnet`: paper 1's residual network;
-    `cifar10_vgg` and `imagenette_resnet18`: paper 4's; `mnist_vgg`: a small one;
-    `cifar10_strided`: paper 2's, `cifar10_racnn`: the same, to answer among retrieved neighbours,
-    both also `small`; `idresnet`: paper 3's; for digits one of each; `pixels`: the image itself, not
-    trained."""
+    `cifar10_vgg` and `imagenette_resnet18`: paper 4's; `mnist_vgg`: a small one; `cifar10_strided`:
+    paper 2's, `cifar10_racnn`: the same, to answer among retrieved neighbours; `idresnet`: paper 3's;
+    `cifar_resnet18`: paper 5's; of papers 2, 3 and 5 also `small`; for digits one of each; `pixels`:
+    the image itself, not trained."""
     sweeps: int = 12
     """Of the 1-Lipschitz layers towards isometries; 0: only divided by a bound of their norm."""
     subspaces: int = 2
@@ -72,6 +75,8 @@ class Net:
     """Whether idresnet's three inner layers have the same weights."""
     identity: bool = True
     """Whether its layers add to what they are given, at first nothing; a simple MLP without."""
+    half: bool = False
+    """Whether a resnet18's convolutions are in bfloat16 while it is trained."""
     weights: str = ""
     """An .npz of PyTorch weights to use instead of training."""
 
@@ -94,13 +99,15 @@ class Defense:
         "racnn",
         "idresnet",
         "noisy",
+        "repulsive",
+        "prototypes",
     ] = "basic"
     """`basic`: cross-entropy; see `knn_jax.defenses` for the others."""
     weight: float = 1.0
     """Of the loss that parts the classes beside the other: soft_neighbors, lipschitz, ask."""
     layers: tuple[str, ...] = ()
     """Whose neighbours ask and soft_neighbors count, the latter by default in all but the last; the one
-    by whose features, in the network trained first, racnn retrieves."""
+    by whose features, in the network trained first, racnn retrieves; the one that prototypes lie in."""
     temperature: float = 0.0
     """Of these neighbours; 0: 0.1 of ask's cosine, 100 of soft_neighbors' squared distance."""
     apart: float = 4.0
@@ -138,6 +145,14 @@ class Defense:
     """Of its force with distance, lambda there; kfgsm has the same."""
     near: float = 7.0
     """Distance below which points of one class attract each other no more, l_0 there."""
+    distance: Literal["l2", "linf", "cosine"] = "l2"
+    """Of repulsive's prototypes from each other and of an image from its own, d in paper 5."""
+    dim: int = 0
+    """Of the space of repulsive's prototypes, D there; 0: ten times the classes."""
+    count: int = 100
+    """Prototypes of each class that prototypes trains."""
+    radius: float = 2.5
+    """Certified radius in L2 of the features above which it asks no more."""
 
 
 @dataclass(frozen=True)
@@ -154,10 +169,17 @@ class Optim:
     """Passes over the training images."""
     drops: tuple[int, ...] = ()
     """Epochs at which the learning rate falls to a tenth."""
+    cycles: int = 0
+    """How often it rises from 0 to the peak and falls back, in equal parts of training; 0: it does
+    not."""
     weight_decay: float = 0.0
     """Times each parameter is added to its gradient, before the optimizer scales it."""
-    augment: bool = False
-    """Whether images are cropped, flipped, turned and brightened at random, see `knn_jax.augment`."""
+    augment: Literal["none", "crop", "affine"] = "none"
+    """What is changed at random, see `knn_jax.augment`: `crop` crops and mirrors images, `affine`
+    turns, shears, moves, scales and brightens them besides."""
+    stopping_eps: float = 0.0
+    """Radius in Linf of the PGD under which validation images choose the epoch whose variables are
+    kept (early stopping); 0: the last."""
     seed: int = 2019
     """Of the initialisation and of the order of images."""
 
@@ -166,9 +188,10 @@ class Optim:
 class Classifier:
     """What decides on top of the network."""
 
-    name: Literal["knn", "network", "retrieval"] = "knn"
+    name: Literal["knn", "network", "retrieval", "prototypes"] = "knn"
     """`knn`: neighbours in the layers vote; `network`: its own output, whatever k and the layers;
-    `retrieval`: racnn's answer among the k rows that it retrieves."""
+    `retrieval`: racnn's answer among the k rows that it retrieves; `prototypes`: the nearest of those
+    that repulsive or prototypes has, whatever k and the layers."""
     layers: tuple[str, ...] = ("relu3",)
     """Taps that are searched; the votes of several are added."""
     metric: Literal["l2", "cosine", "subspaces"] = "l2"
@@ -196,7 +219,8 @@ class Run(NamedTuple):
         return self.name if self.source == "model" else f"{self.name} on {self.source}"
 
 
-SOURCED = ("pgd", "fgsm", "ifgsm", "deepfool", "lbfgs")  # attacks that can follow another's gradients
+# Attacks that can follow another's gradients.
+SOURCED = ("pgd", "pgd_loss", "fgsm", "ifgsm", "deepfool", "lbfgs")
 
 
 @dataclass(frozen=True)
@@ -216,6 +240,7 @@ class Attack:
             "deepfool",
             "lbfgs",
             "pgd",
+            "pgd_loss",
             "kfgsm",
             "ask",
             "dknn",
@@ -224,11 +249,13 @@ class Attack:
         ...,
     ] = ("minimum_norm",)
     """`guided`: paper 1's, `hinged`: its successor, `boundary`: by the vote alone, `lbfgs`; these in L2
-    only. `fgsm`, `ifgsm` and `deepfool`: paper 2's, as `lbfgs` and `boundary`. `pgd`, paper 3's
-    `kfgsm`, and paper 4's `ask` with its baselines `dknn` and `adv_knn`: in the ball of each radius."""
-    sources: tuple[Literal["model", "network", "held"], ...] = ("model",)
-    """Whose gradients pgd, fgsm, ifgsm, deepfool and lbfgs follow: the classifier's with its retrieval;
-    the bare network's, of racnn that which it retrieves by; racnn's with its neighbours held."""
+    only. `fgsm`, `ifgsm` and `deepfool`: paper 2's, as `lbfgs` and `boundary`. `pgd`, paper 5's
+    `pgd_loss` up the loss that was trained with, paper 3's `kfgsm`, and paper 4's `ask` with its
+    baselines `dknn` and `adv_knn`: in the ball of each radius."""
+    sources: tuple[Literal["model", "network", "held", "substitute"], ...] = ("model",)
+    """Whose gradients pgd, pgd_loss, fgsm, ifgsm, deepfool and lbfgs follow: the classifier's with its
+    retrieval; the bare network's, of racnn that which it retrieves by; racnn's with its neighbours
+    held; those of the same network trained by cross-entropy, from which examples transfer."""
     norms: tuple[Literal["l2", "linf"], ...] = ("l2",)
     """Each attack is run in each that it has."""
     steps: int = 60

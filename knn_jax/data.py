@@ -92,6 +92,13 @@ def typical(split: Split) -> np.ndarray:
     return np.stack([mean - std, mean + std]).astype(np.float32)
 
 
+def first_of_each(split: Split, count: int) -> np.ndarray:
+    """The first `count` images of every class, class after class; where it has fewer, repeated."""
+    classes = range(int(split.labels.max()) + 1)
+    rows = [np.resize(np.flatnonzero(split.labels == label), count) for label in classes]
+    return _rows(split, np.concatenate(rows)).floats(0, len(classes) * count)
+
+
 def turned(images: np.ndarray, quarters: int) -> np.ndarray:
     """The images turned counter-clockwise, as paper 1's code turns them."""
     return np.rot90(images, quarters, (1, 2))

@@ -18,6 +18,7 @@ from matplotlib import pyplot as plt
 COLORS = ("C3", "C1", "C4", "C5", "C8", "C9", "C7", "C0")
 STYLES = [(color, line) for line in ("-", "--", ":") for color in COLORS]
 SHOWN = 6  # examples in the grid
+NUMBERED = 20  # classes at most whose confusions are also written
 
 
 def _png(figure: Any) -> bytes:
@@ -209,6 +210,55 @@ def retrieved(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
                 0.03, 0.95, str(name), transform=axis.transAxes, color="orange", va="top", fontsize=9
             )
     figure.suptitle("queries, each below as it was changed, and the rows retrieved", fontsize=10)
+    return _png(figure)
+
+
+def confusion(runs) -> bytes:
+    """For each (title, labels, given) how often images of each class are given each other class (paper
+    5, figure 5)."""
+    figure, axes = plt.subplots(
+        1, len(runs), figsize=(4.2 * len(runs), 4.4), squeeze=False, layout="constrained"
+    )
+    for axis, (title, labels, given) in zip(axes[0], runs, strict=True):
+        classes = int(max(labels.max(), given.max())) + 1
+        counts = np.zeros((classes, classes), int)
+        np.add.at(counts, (labels, given), labels != given)
+        axis.imshow(counts, cmap="Oranges")
+        for (row, column), count in np.ndenumerate(counts):
+            if count and classes <= NUMBERED:
+                color = "white" if 2 * count > counts.max() else "black"
+                axis.text(column, row, str(count), ha="center", va="center", fontsize=8, color=color)
+        axis.set(xlabel="class given", ylabel="class")
+        if classes <= NUMBERED:
+            axis.set(xticks=range(classes), yticks=range(classes))
+        axis.set_title(title, fontsize=9)
+    return _png(figure)
+
+
+def lookalikes(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
+    """Images, what they were changed to, and of the class that these are given the nearest sample that
+    is classified as such (paper 5, figure 5c)."""
+    arrays, test = outcome.arrays, defended.dataset.test
+    shown = np.flatnonzero(arrays["success"] & (arrays["norm"] > 0))[:SHOWN]
+    figure, axes = plt.subplots(
+        *(3, max(1, len(shown))),
+        figsize=(1.3 * max(1, len(shown)) + 0.4, 4.2),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    for axis, name in zip(axes[:, 0], ("clean", "adversarial", "nearest"), strict=True):
+        axis.set_ylabel(name, fontsize=8)
+    if len(shown):
+        changed, given = arrays["image"][shown], arrays["adversarial"][shown]
+        near, there = defended.model.nearest_sample(jnp.asarray(changed), jnp.asarray(given))
+        x = test.floats(0, len(arrays["norm"]))[shown]
+        names = [clean[shown], given, np.where(np.asarray(there), given, "none")]
+        for line, images, told in zip(axes, (x, changed, np.asarray(near)), names, strict=True):
+            for axis, image, name in zip(line, images, told, strict=True):
+                axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
+                axis.set_title(str(name), fontsize=8, pad=2)
     return _png(figure)
 
 

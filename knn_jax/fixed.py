@@ -1,21 +1,24 @@
 """Attacks at fixed radii on a trained classifier, chunk by chunk."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import Partial
 
-from knn_jax import attacks, config, data, progress
+from knn_jax import attacks, config, data, defenses, losses, progress
 from knn_jax.chunks import Chunks, Outcome
 from knn_jax.config import Config, Run
+from knn_jax.defenses import Batch
 from knn_jax.evaluation import kept
 from knn_jax.recipes import Defended, bank
 
 CONFIDENT = 50  # neighbours by whose votes images are told apart that resist ask (paper 4, VI.A)
-NAMES = ("pgd", "kfgsm", "ask", "dknn", "adv_knn")
+NAMES = ("pgd", "pgd_loss", "kfgsm", "ask", "dknn", "adv_knn")
 
 
 def check(recipe: Config, dataset: data.Dataset) -> None:
@@ -66,6 +69,8 @@ def attack(
             case "pgd":
                 extra = {"refresh": inside.refresh, "source": given.source}
                 return attacks.pgd(key, given.model, x, y, eps=eps, **extra, **own, **size)
+            case "pgd_loss":
+                return attacks.pgd(key, given.model, x, y, eps=eps, loss=given.source, **own, **size)
             case "kfgsm":
                 force: dict[str, Any] = {"decay": recipe.defense.decay, "near": recipe.defense.near}
                 force |= {"norm": norm, "steps": inside.steps, **size}
@@ -136,6 +141,24 @@ def _ask(inside: config.Ball) -> dict[str, Any]:
     }
 
 
+def _loss(recipe: Config, defended: Defended, source: str) -> Partial:
+    """The loss that the network was trained with, or the cross-entropy of another."""
+    if source != "model":
+        return Partial(_cross_entropy, defended.sources[source])
+    net, variables = defended.net
+    defense = defenses.build(dataclasses.replace(recipe.defense, adversary="none"), net)
+    return Partial(functools.partial(_trained_loss, defense.loss), variables)
+
+
+def _cross_entropy(network, x, y):
+    return losses.cross_entropy(network.logits(x), y)
+
+
+def _trained_loss(loss, variables, x, y):
+    every = jnp.ones(len(x), bool)
+    return loss(variables, jax.random.key(0), Batch(x, x, y, every))
+
+
 def _prepared(recipe: Config, defended: Defended, which: Run) -> tuple:
     """The source, and ask's temperatures and weights."""
     inside, model, key = recipe.ball, defended.model, jax.random.key(recipe.attack.seed)
@@ -143,6 +166,8 @@ def _prepared(recipe: Config, defended: Defended, which: Run) -> tuple:
     if name == "adv_knn":
         progress.say(f"imitating the vote for {inside.epochs} epochs")
         return attacks.imitate(key, model, epochs=inside.epochs), None, None
+    if name == "pgd_loss":
+        return _loss(recipe, defended, which.source), None, None
     if name != "ask":
         return defended.sources[which.source], None, None
     source = model

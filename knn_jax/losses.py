@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Num
 
 Metric = Literal["cosine", "l2"]
+Distance = Literal["l2", "linf", "cosine"]
 TINY = 1e-24  # squared lengths below are taken for zero
 ROUNDED = 1e-6  # of squared norms: what a squared distance computed from them may be wrong
 
@@ -126,6 +127,68 @@ def potential(
     """
     over = jnp.exp(-decay * near) * jnp.expm1(-decay * (distance - near))
     return jnp.where(same, jnp.maximum(-over, 0.0), over / classes)
+
+
+def distance(
+    one: Float[Array, "*#pair dim"], other: Float[Array, "*#pair dim"], kind: Distance
+) -> Float[Array, "*#pair"]:
+    """|f - p| in L2 or Linf, or 1 - cos(f, p); of gradient 0 where they are equal."""
+    if kind == "cosine":
+        return 1 - jnp.sum(unit(one) * unit(other), -1)
+    if kind == "linf":
+        apart = one - other
+        return jnp.max(apart * jnp.sign(apart), -1)
+    return jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(one - other), -1), TINY))
+
+
+def to_prototype(
+    points: Float[Array, "batch dim"], prototype: Float[Array, "batch dim"], kind: Distance
+) -> Float[Array, " batch"]:
+    """(1 - d(f, p_y))^2, each with the prototype of its class (Serban et al. 2021, paper 5, eq. 6).
+
+    In L2 and Linf this has points at distance 1 from their prototype, as the paper writes it. By cosine
+    d is the similarity itself, as in the work that it follows (Mettes et al. 2019): (1 - cos)^2.
+    """
+    apart = distance(points, prototype, kind)
+    return jnp.square(apart if kind == "cosine" else 1 - apart)
+
+
+def prototype_radius(
+    points: Float[Array, "batch dim"],
+    prototypes: Float[Array, "class count dim"],
+    y: Int[Array, " batch"],
+    *,
+    own: int,
+    other: int,
+) -> Float[Array, " batch"]:
+    """How far a point is at least from where a prototype of another class is the nearest.
+
+    min over j of max over i of (|f - p_j|^2 - |f - p_i|^2) / (2 |p_i - p_j|), i among the `own` nearest
+    prototypes of class y and j among the `other` nearest of the others (Voracek & Hein 2022): the
+    Voronoi certificate, below zero for a point on the wrong side. Of all prototypes it is sound.
+    """
+    classes, count, dim = prototypes.shape
+    rows = prototypes.reshape(-1, dim)
+    same = jnp.repeat(jnp.arange(classes), count)[None] == y[:, None]
+    # The pair is chosen without a gradient, which then goes to these two prototypes alone.
+    fixed = jax.lax.stop_gradient(points), jax.lax.stop_gradient(rows)
+    squared = jnp.sum(jnp.square(fixed[1]), 1)[None] - 2 * fixed[0] @ fixed[1].T
+
+    def nearest(among, number):
+        found, index = jax.lax.top_k(jnp.where(among, -squared, -jnp.inf), number)
+        return -found, index
+
+    near, i = nearest(same, min(own, count))
+    far, j = nearest(~same, min(other, (classes - 1) * count))
+    p, q = fixed[1][i], fixed[1][j]
+    norms = [jnp.sum(jnp.square(some), -1) for some in (p, q)]
+    between = norms[0][:, :, None] + norms[1][:, None] - 2 * jnp.einsum("bid,bjd->bij", p, q)
+    sides = (far[:, None] - near[:, :, None]) / jnp.sqrt(jnp.maximum(between, TINY))
+    worst = sides.max(1).argmin(1)[:, None]
+    best = jnp.take_along_axis(sides, worst[:, None], 2)[:, :, 0].argmax(1)[:, None]
+    p, q = (rows[jnp.take_along_axis(*pair, 1)[:, 0]] for pair in ((i, best), (j, worst)))
+    side = jnp.sum(jnp.square(points - q), 1) - jnp.sum(jnp.square(points - p), 1)
+    return side / (2 * distance(p, q, "l2"))
 
 
 def subspace_distances(

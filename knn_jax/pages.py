@@ -12,7 +12,7 @@ from rich.table import Table
 COLUMNS = ("", "norm", "n", "success", "mean", "median", "accuracy within radius", "seconds")
 
 # Attacks of papers, not our strongest.
-PAPERS = ("guided", "kfgsm", "ask", "dknn", "adv_knn", "fgsm", "ifgsm", "deepfool", "lbfgs")
+PAPERS = ("guided", "pgd_loss", "kfgsm", "ask", "dknn", "adv_knn", "fgsm", "ifgsm", "deepfool", "lbfgs")
 FIGURES = ("", "", "n", "clean", "mean", "accuracy within radius")
 
 
@@ -174,6 +174,9 @@ def page(report: dict[str, Any], pictures: dict[str, bytes]) -> str:
     told = "".join(map(_html, measured(report))) + told
     lipschitz = report["lipschitz"]
     bound = f"Lipschitz constant of the features: at most {lipschitz:.4g}." if lipschitz else ""
+    if "separation" in report:
+        bound += f" The least distance of two prototypes is {report['separation']:.3f} of the most "
+        bound += "that so many can have."
     details = html.escape(json.dumps(report, indent=2))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(report["name"])}</title><style>

@@ -1,5 +1,6 @@
 """A recipe brought to life: checked, its network trained or loaded, its bank fitted."""
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
@@ -56,17 +57,24 @@ def network(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, A
 
 
 def _net(recipe: Config, dataset: data.Dataset) -> Any:
-    classes = data.TURNS if recipe.defense.name == "rotation" else dataset.classes
-    return nets.build(recipe.net, classes)
+    knobs = recipe.defense
+    match knobs.name:
+        case "rotation":
+            return nets.build(recipe.net, data.TURNS)
+        case "repulsive":
+            return nets.repulsive(recipe.net, dataset.classes, knobs.dim, knobs.distance)
+        case "prototypes":
+            return nets.prototyped(recipe.net, dataset.classes, knobs.count, knobs.layers)
+    return nets.build(recipe.net, dataset.classes)
 
 
 def check(recipe: Config, dataset: data.Dataset) -> None:
     """Raises ValueError, before any long work, for a recipe that the set or the net cannot serve."""
-    training.check(recipe.optim)
     defenses.check(recipe.defense, recipe.net)
-    if recipe.optim.augment and recipe.defense.name == "rotation":
+    if recipe.optim.augment != "none" and recipe.defense.name == "rotation":
         raise ValueError("optim.augment mirrors images, which changes the turns that rotation learns")
     net = _net(recipe, dataset)
+    training.check(recipe.optim, defenses.build(recipe.defense, net))
     if recipe.net.weights:
         nets.load_weights(recipe.net.weights, net)
     _check_classifier(recipe, dataset)
@@ -123,7 +131,8 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
 def certifiable(recipe: Config) -> bool:
     """Whether certificates cover the classifier: distances in one layer."""
     knobs = recipe.classifier
-    return knobs.name == "knn" and len(knobs.layers) == 1 and knobs.metric == "l2"
+    one = knobs.name == "prototypes" or (knobs.name == "knn" and len(knobs.layers) == 1)
+    return one and knobs.metric == "l2"
 
 
 def _check_layers(net: Any, layers: tuple[str, ...], dataset: data.Dataset) -> None:
@@ -158,6 +167,24 @@ def _check_classifier(recipe: Config, dataset: data.Dataset) -> None:
             f"defense.name={recipe.defense.name!r} on net.name={recipe.net.name!r} has no output that "
             "classifies: use classifier.name='knn' and attack.sources=model"
         )
+    prototyped = recipe.defense.name in ("repulsive", "prototypes")
+    if named == "prototypes" and not prototyped:
+        raise ValueError(
+            "classifier.name='prototypes' is for defense.name='repulsive' and 'prototypes', and it is "
+            f"{recipe.defense.name!r}"
+        )
+    if named == "prototypes" and recipe.classifier.metric != recipe.defense.distance:
+        raise ValueError(
+            f"classifier.metric={recipe.classifier.metric!r} for prototypes of defense.distance="
+            f"{recipe.defense.distance!r}: give the same, or classifier.name='network' for linf"
+        )
+    if "substitute" in recipe.attack.sources and blind:
+        raise ValueError(f"attack.sources=substitute: net.name={recipe.net.name!r} is not trained")
+    if "pgd_loss" in recipe.attack.names and recipe.defense.name not in ("basic", "repulsive"):
+        raise ValueError(
+            f"attack.names: pgd_loss is for defense.name='basic' and 'repulsive', and it is "
+            f"{recipe.defense.name!r}"
+        )
     racnn = recipe.defense.name == "racnn"
     if not racnn and (named == "retrieval" or "held" in recipe.attack.sources):
         raise ValueError(
@@ -169,7 +196,7 @@ def _check_classifier(recipe: Config, dataset: data.Dataset) -> None:
         raise ValueError(f"defense.neighbors={count} asked of {rows} candidates for retrieval")
     if named == "retrieval" and recipe.classifier.bank_rows:
         raise ValueError("classifier.bank_rows is for neighbours that vote: racnn retrieves from all")
-    if named == "knn":
+    if named in ("knn", "prototypes"):
         return
     for name in recipe.attack.names:
         if name in OF_NEIGHBORS:
@@ -187,17 +214,23 @@ def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
     lipschitz = math.inf
     if recipe.defense.name == "racnn":
         found = retrievers.network(recipe, dataset, folder)
+    if "substitute" in wanted:
+        other = _substitute(recipe, dataset, folder)
+        sources["substitute"] = classifiers.network(nets.output(*other), *_rows(recipe, dataset.train))
     if "network" in wanted:
         sources["network"] = classifiers.network(nets.output(*found), *_rows(recipe, dataset.train))
     if wanted & {"retrieval", "held"}:
         near = retrievers.candidates(recipe, found, dataset.candidates, recipe.classifier.k)
         sources["retrieval"] = classifiers.retrieval(near, *nets.answering(*net))
         sources["held"] = sources["retrieval"].held()
-    if named == "knn":
-        model = bank(recipe, net, dataset, recipe.classifier.layers)
+    if named in ("knn", "prototypes"):
+        layers = recipe.classifier.layers if named == "knn" else ("points",)
+        model = bank(recipe, net, dataset, layers)
+        if named == "prototypes":
+            model = classifiers.prototypes(model, net[0].rows(net[1]))
         decides = *model.banks, model.labels
         if recipe.classifier.metric == "l2":
-            lipschitz = net[0].lipschitz(net[1], recipe.classifier.layers[0])
+            lipschitz = net[0].lipschitz(net[1], layers[0])
     else:
         model = sources[named]
         decides = jax.tree.leaves(model)
@@ -205,6 +238,15 @@ def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
     for array in (*decides, dataset.test.labels, dataset.test.images[:1000]):
         digest.update(np.ascontiguousarray(array).data)
     return Defended(dataset, model, lipschitz, digest.hexdigest(), net, sources)
+
+
+def _substitute(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, Any]:
+    """The recipe's network trained by cross-entropy, as the recipe says but for early stopping."""
+    net = nets.build(recipe.net, dataset.classes)
+    progress.say("the substitute whose gradients are followed")
+    optim = dataclasses.replace(recipe.optim, stopping_eps=0.0)
+    devices, own = mesh.make(jax.local_devices()), folder / "substitute"
+    return net, training.train(defenses.basic(net), dataset, optim, own, devices)
 
 
 def bank(

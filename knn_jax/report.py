@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from knn_jax import balls, diagnosis, evaluation, figures, pages, progress
+from knn_jax import balls, diagnosis, evaluation, figures, pages, progress, prototypes
 from knn_jax.chunks import Outcome
 from knn_jax.config import Config
 from knn_jax.diagnosis import NOTHING, Diagnosis
@@ -47,11 +47,18 @@ def write(
     """
     report = summary(recipe, defended, clean, attacked, certified)
     report |= diagnosis.summary(recipe, found)
+    if recipe.defense.name == "repulsive":
+        rows = defended.net[0].rows(defended.net[1])[:, 0]
+        report["separation"] = float(prototypes.separation(rows, recipe.defense.distance))
     labels = defended.dataset.test.labels
     pictures = {"curve.png": figures.curve(report, attacked, certified, clean == labels)}
     if attacked:
         first = next(iter(attacked.values()))
         pictures["examples.png"] = figures.examples(defended, clean, first)
+        if confusions := list(_confusions(recipe, attacked, labels, clean)):
+            pictures["confusion.png"] = figures.confusion(confusions)
+        if recipe.classifier.name == "prototypes":
+            pictures["lookalikes.png"] = figures.lookalikes(defended, clean, first)
         if recipe.classifier.name == "retrieval":
             pictures["retrieved.png"] = figures.retrieved(defended, clean, first)
     searched = {pair: o for pair, o in attacked.items() if "trials" not in o.arrays}  # not in balls
@@ -86,7 +93,7 @@ def summary(
     config, named = recipe.asdict(), recipe.classifier.name
     told = config.pop("reported")
     chosen = recipe.classifier.layers if named == "knn" else recipe.defense.layers
-    layers = "output" if named == "network" else "+".join(chosen)
+    layers = {"network": "output", "prototypes": "prototypes"}.get(named, "+".join(chosen))
     return {
         "name": recipe.name,
         "command": shlex.join(sys.argv),
@@ -125,6 +132,20 @@ def worst_cases(attacked: Attacked) -> Attacked:
         (WORST, norm): evaluation.worst([o for (_, of), o in attacked.items() if of == norm])
         for norm in rivals(attacked)
     }
+
+
+def _confusions(recipe: Config, attacked: Attacked, labels, clean):
+    """For each norm the classes given within the first radius by the strongest attack."""
+    norms: list[balls.Norm] = [norm for _, norm in attacked]
+    for norm in dict.fromkeys(norms):
+        outcome = evaluation.worst([o for (_, of), o in attacked.items() if of == norm])
+        arrays, radii = outcome.arrays, recipe.attack.within(norm)
+        if not radii:
+            continue
+        count, radius = len(arrays["norm"]), radii[0]
+        given = np.where(arrays["norm"] <= radius, arrays["adversarial"], clean[:count])
+        given = np.where(arrays["norm"] > 0, given, clean[:count])
+        yield f"{recipe.name}: within {radius:g} in {norm}", labels[:count], given
 
 
 def rivals(attacked: Attacked) -> list[balls.Norm]:

@@ -2,28 +2,19 @@
 
 import functools
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding
 
-from knn_jax import augment, config, data, mesh, progress
+from knn_jax import augment, config, data, mesh, progress, validation
+from knn_jax.checkpoints import Best, Checkpoints, State
 from knn_jax.defenses import STATISTICS, Batch, Defense, Others
 from knn_jax.references import References
-
-
-class State(NamedTuple):
-    """What training carries from step to step, and a checkpoint holds."""
-
-    variables: Any
-    optimiser: Any
-    step: jax.Array
 
 
 def train(
@@ -39,15 +30,15 @@ def train(
     Each batch is spread over a mesh of `devices` (one, unless given) and given its `references`; the
     loss is that of the whole batch, so that their number changes nothing but rounding. Each epoch ends
     with a checkpoint, and SIGTERM writes one at once and then exits. Batches depend on the seed and the
-    step alone, so 2 + 2 epochs equal 4 bit for bit on one machine.
+    step alone, so 2 + 2 epochs equal 4 bit for bit on one machine, but for cycles, which 4 have longer.
+    With early stopping the variables are those of the epoch that is best under PGD.
 
     Raises ValueError for knobs out of range and for a checkpoint that is damaged or not this net's.
     """
-    check(knobs)
+    check(knobs, defense)
     rows = len(dataset.train.labels)
     per_epoch = -(-rows // knobs.batch_size)
-    drops = {epoch * per_epoch: 0.1 for epoch in knobs.drops}
-    rate = optax.piecewise_constant_schedule(knobs.peak_lr, drops)
+    rate = _rate(knobs, per_epoch)
     optimiser = (
         optax.adam(rate) if knobs.optimizer == "adam" else optax.sgd(rate, momentum=0.9, nesterov=True)
     )
@@ -60,14 +51,20 @@ def train(
     @functools.partial(jax.jit, out_shardings=everywhere)
     def fresh(images):
         variables = defense.init(jax.random.key(knobs.seed), images)
-        return State(variables, optimiser.init(_parameters(variables)), jnp.zeros((), jnp.int32))
+        best = Best(jnp.full((), -1.0), jax.tree.map(jnp.copy, variables))
+        return State(
+            variables,
+            optimiser.init(_parameters(variables)),
+            jnp.zeros((), jnp.int32),
+            best if knobs.stopping_eps else None,
+        )
 
     like = jax.eval_shape(fresh, shape)
     if not jax.tree.leaves(like.variables):
         return like.variables  # nothing to train
 
     with Checkpoints(folder) as checkpoints:
-        state = checkpoints.restore(_placed(like, everywhere)) or fresh(data.typical(dataset.train))
+        state = checkpoints.restore(_placed(like, everywhere)) or fresh(_examples(defense, dataset))
         done, total = int(state.step), knobs.epochs * per_epoch
         if done > total:
             raise ValueError(
@@ -75,7 +72,7 @@ def train(
                 "use another --workdir"
             )
         if done == total:
-            return _fetched(state.variables)
+            return _kept(state)
         function = _step(defense, optimiser, knobs, references)
         step = jax.jit(function, donate_argnums=0, out_shardings=everywhere)
         own = jax.device_put(tuple(map(np.asarray, dataset.train)), everywhere)
@@ -96,28 +93,55 @@ def train(
                 state, loss = step(state, own, besides, *jax.device_put(batch, spread))
                 advance(1)
                 if place + 1 == per_epoch:
-                    checkpoints.save(state)
                     told = f"epoch {epoch + 1}: last loss {float(loss):.4f}"
                     if defense.logits:
-                        accuracy = _accuracy(defense.logits, state.variables, dataset.valid)
-                        told += f", validation accuracy {accuracy:.4f}"
+                        judged = defense.logits, state.variables, dataset.valid
+                        told += f", validation accuracy {validation.accuracy(*judged):.4f}"
+                        if state.best:
+                            robust = validation.robust_accuracy(*judged, knobs.stopping_eps)
+                            told += f", {robust:.4f} under PGD"
+                            state = _kept_best(state, robust)
+                    checkpoints.save(state)
                     progress.say(told)
                 if stop.asked:
                     checkpoints.save(state)
                     checkpoints.close()
                     raise SystemExit(143)
-        return _fetched(state.variables)
+        return _kept(state)
 
 
-def check(knobs: config.Optim) -> None:
-    """Raises ValueError for knobs out of range."""
+def check(knobs: config.Optim, defense: Defense) -> None:
+    """Raises ValueError for knobs out of range, and for early stopping of what has no classes."""
+    if knobs.stopping_eps and defense.logits is None:
+        raise ValueError(
+            f"optim.stopping_eps={knobs.stopping_eps}: this defense has no output that classifies"
+        )
     if knobs.weight_decay < 0:
         raise ValueError(f"optim.weight_decay={knobs.weight_decay}: it must not be below 0")
+    if knobs.cycles < 0 or knobs.stopping_eps < 0:
+        raise ValueError(
+            f"optim.cycles={knobs.cycles}, stopping_eps={knobs.stopping_eps}: they must not be below 0"
+        )
+    if knobs.cycles and knobs.drops:
+        raise ValueError(f"optim.cycles={knobs.cycles} with drops={knobs.drops}: give one of them")
     if not (knobs.peak_lr > 0 and knobs.batch_size > 0 and knobs.epochs >= 0):
         raise ValueError(
             f"optim.peak_lr={knobs.peak_lr}, batch_size={knobs.batch_size}, epochs={knobs.epochs}: "
             "the first two must be above 0, epochs not below"
         )
+
+
+def _rate(knobs: config.Optim, per_epoch: int) -> optax.Schedule:
+    """The learning rate of each step."""
+    if not knobs.cycles:
+        drops = {epoch * per_epoch: 0.1 for epoch in knobs.drops}
+        return optax.piecewise_constant_schedule(knobs.peak_lr, drops)
+    half = max(1, round(knobs.epochs * per_epoch / knobs.cycles / 2))
+    rise, fall = (
+        optax.linear_schedule(*ends, half) for ends in ((0.0, knobs.peak_lr), (knobs.peak_lr, 0.0))
+    )
+    turns = [half * i for i in range(1, 2 * knobs.cycles)]
+    return optax.join_schedules([rise, fall] * knobs.cycles, turns)
 
 
 def _step(
@@ -136,10 +160,10 @@ def _step(
     def taken(images, rows, key, change):
         x = images[rows]
         x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
-        if not change:
+        if change == "none":
             return x, key
         key, own = jax.random.split(key)
-        return augment.augment(own, x), key
+        return augment.augment(own, x, affine=change == "affine"), key
 
     def step(state, own, besides, chosen, mask):
         images, labels = own
@@ -150,7 +174,9 @@ def _step(
             images, classes, rows = besides
             key, draw = jax.random.split(key)
             rows = rows(draw, chosen)
-            found, key = taken(images, rows.reshape(-1), key, knobs.augment and references.augment)
+            found, key = taken(
+                images, rows.reshape(-1), key, knobs.augment if references.augment else "none"
+            )
             others = Others(found.reshape(*rows.shape, *x.shape[1:]), classes[rows])
 
         def total(parameters):
@@ -162,7 +188,8 @@ def _step(
         (loss, statistics), gradient = jax.value_and_grad(total, has_aux=True)(parameters)
         updates, carried = optimiser.update(gradient, state.optimiser, parameters)
         parameters = optax.apply_updates(parameters, updates)
-        return State({**state.variables, **parameters, **statistics}, carried, state.step + 1), loss
+        variables = {**state.variables, **parameters, **statistics}
+        return State(variables, carried, state.step + 1, state.best), loss
 
     return step
 
@@ -172,9 +199,23 @@ def _parameters(variables: Any) -> Any:
     return {name: value for name, value in variables.items() if name != STATISTICS}
 
 
-def _fetched(variables: Any) -> Any:
-    """From all devices to the first."""
-    return jax.tree.map(jnp.asarray, jax.device_get(variables))
+def _examples(defense: Defense, dataset: data.Dataset) -> Any:
+    """Images to initialise with."""
+    return (defense.examples or (lambda split: split.floats(0, 2)))(dataset.train)
+
+
+def _kept_best(state: State, accuracy: float) -> State:
+    """With the present variables for the best, if they are."""
+    if state.best is None or accuracy <= float(state.best.accuracy):
+        return state
+    copy = jax.tree.map(jnp.copy, state.variables)  # the next step donates them
+    return state._replace(best=Best(jnp.full_like(state.best.accuracy, accuracy), copy))
+
+
+def _kept(state: State) -> Any:
+    """The variables that training ends with, from all devices to the first."""
+    kept = state.best.variables if state.best else state.variables
+    return jax.tree.map(jnp.asarray, jax.device_get(kept))
 
 
 def _placed(shapes: Any, sharding: NamedSharding) -> Any:
@@ -184,70 +225,6 @@ def _placed(shapes: Any, sharding: NamedSharding) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(placed, shapes)
-
-
-def _accuracy(logits: Callable, variables: Any, split: data.Split) -> float:
-    """Of the network's own output."""
-    logits = jax.jit(logits)
-    right = 0
-    for first in range(0, len(split.labels), 500):
-        x = split.floats(first, first + 500)
-        right += int(np.sum(np.argmax(logits(variables, x), 1) == split.labels[first : first + 500]))
-    return right / len(split.labels)
-
-
-class Checkpoints:
-    """Orbax checkpoints of `State` below a folder, the latest two."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder.resolve() / "checkpoints"
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
-        self.manager = ocp.CheckpointManager(
-            self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def close(self) -> None:
-        """Waits until what was saved is on disk."""
-        self.manager.close()
-
-    def save(self, state: State) -> None:
-        step = int(state.step)
-        if step not in self.manager.all_steps():
-            self.manager.save(step, args=ocp.args.StandardSave(state._asdict()))
-            self.manager.wait_until_finished()  # the next step donates these arrays
-
-    def restore(self, like: State) -> State | None:
-        """The latest checkpoint, or None; ValueError for one that does not hold such a state."""
-        step = self.manager.latest_step()
-        if step is None:
-            return None
-        try:
-            # Asked first: orbax that fails half-way leaves readers behind which complain later.
-            if _shapes(self.manager.item_metadata(step)) != _shapes(like._asdict()):
-                raise ValueError("other shapes")
-            found = self.manager.restore(step, args=ocp.args.StandardRestore(like._asdict()))
-        except Exception as error:  # orbax, tensorstore and json each raise their own
-            raise ValueError(
-                f"checkpoint {self.folder / str(step)} is damaged or of another network: remove it or "
-                "use another --workdir"
-            ) from error
-        return State(**found)
-
-
-def _shapes(tree: Any) -> dict[tuple[str, ...], tuple]:
-    """Shape and type of each leaf by its path, whatever the containers are."""
-
-    def name(key):
-        return str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))
-
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {tuple(map(name, path)): (tuple(a.shape), np.dtype(a.dtype)) for path, a in leaves}
 
 
 class _Stop:

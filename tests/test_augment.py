@@ -69,6 +69,23 @@ def test_every_image_has_numbers_of_its_own():
     assert (found != augmented(jax.random.key(3), x)).any((1, 2, 3)).all()
 
 
+def test_without_the_affine_part_images_are_cropped_and_mirrored_only():
+    """Each is one of 9 x 9 crops of the image or of its mirror image."""
+    image = np.random.default_rng(0).random((6, 6, 1)).astype(np.float32)
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))
+    crops = {
+        padded[row : row + 6, column : column + 6][:, ::step].tobytes()
+        for row in range(9)
+        for column in range(9)
+        for step in (1, -1)
+    }
+    x = jnp.broadcast_to(image, (500, 6, 6, 1))
+    found = np.asarray(augment.augment(jax.random.key(0), x, affine=False))
+    kinds = {one.tobytes() for one in found}
+    assert kinds <= crops
+    assert len(kinds) > 140  # of 162
+
+
 def test_brightness_is_within_a_tenth_and_the_rest_is_black():
     found = np.asarray(augmented(jax.random.key(2), jnp.full(SHAPE, 0.5))).reshape(400, -1)
     factor = found.max(1) / 0.5

@@ -24,10 +24,12 @@ def finished(tmp_path, test_set):
     def write(name, lengths, wrong=(), name_of_data="digits", analysis=None):
         folder, labels = tmp_path / name, test_set.labels
         folder.mkdir()
-        columns = {"label": labels, "clean": [-1 if i in wrong else v for i, v in enumerate(labels)]}
+        wrong = wrong if isinstance(wrong, dict) else {i: (labels[i] + 1) % 10 for i in wrong}
+        columns = {"label": labels, "clean": [wrong.get(i, v) for i, v in enumerate(labels)]}
         images = {}
         for (attack, norm), values in lengths.items():
             columns[f"{attack}_{norm}_norm"] = values
+            columns[f"{attack}_{norm}_adversarial"] = (labels[: len(values)] + 1) % 10
             grey = np.full_like(test_set.images[: len(values)], 0.1 * (1 + len(images)))
             images[f"{attack}_{norm}"] = grey
         with open(folder / "results.csv", "w", newline="") as file:
@@ -38,7 +40,9 @@ def finished(tmp_path, test_set):
         np.savez(folder / "adversarial.npz", **images)
         report = {
             **{"name": name, "k": 5, "layer": "relu3"},
-            "attacks": [{"name": attack, "norm": norm} for attack, norm in lengths],
+            "attacks": [
+                {"name": attack, "norm": norm, "robust_acc": {"1.2": 0.5}} for attack, norm in lengths
+            ],
             "config": config.Config(name, data=config.Data(name_of_data)).asdict(),
         }
         if analysis:
@@ -56,7 +60,7 @@ L2 = {("minimum_norm", "l2"): [1.0, 0.0, 2.0, np.inf, 4.0]}
 def drawn(monkeypatch):
     """What the pictures are given; they are drawn too."""
     given = {}
-    for paint in (figures.grid, figures.accuracy, figures.sensitivity):
+    for paint in (figures.grid, figures.accuracy, figures.sensitivity, figures.confusion):
 
         def draw(*arguments, paint=paint):
             given[paint.__name__] = arguments
@@ -70,7 +74,8 @@ def test_the_same_images_that_all_classify_correctly(finished, drawn, tmp_path, 
     one = finished("one", L2, wrong=[1], analysis=(2.0, 5.0))
     two = finished("two", {("minimum_norm", "l2"): [1.0, 1.5, 1.0, 1.5]}, wrong=[2])
     written = compare.compare(str(tmp_path / "out"), [one, two])
-    assert [file.name for file in written] == ["comparison.png", "accuracy.png", "sensitivity.png"]
+    names = ["comparison.png", "accuracy.png", "confusion.png", "sensitivity.png"]
+    assert [file.name for file in written] == names
     assert all(file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for file in written)
     clean, shown, runs, norm = drawn["grid"]
     np.testing.assert_array_equal(clean, test_set.images[:4])
@@ -92,6 +97,26 @@ def test_the_smallest_of_several_attacks_with_its_image(finished, drawn, tmp_pat
     ]
 
 
+def test_errors_within_the_first_radius_and_what_two_runs_share(
+    finished, monkeypatch, tmp_path, test_set
+):
+    """Within 1.2 the first fools 0, the second 0 and 2; both misclassify 1 without an attack."""
+    runs = []
+    monkeypatch.setattr(figures, "confusion", lambda found: runs.extend(found) or b"")
+    one = finished("one", {("minimum_norm", "l2"): [1.0, 0.0, 2.0, 3.0]}, wrong={1: 7})
+    two = finished("two", {("minimum_norm", "l2"): [1.0, 0.0, 1.1, np.inf]}, wrong={1: 8})
+    compare.compare(str(tmp_path / "out"), [one, two])
+    label = test_set.labels[:4]
+    (first, *found), (second, *other) = runs
+    after = (label + 1) % 10
+    np.testing.assert_array_equal(found, [label, [after[0], 7, label[2], label[3]]])
+    np.testing.assert_array_equal(other, [label, [after[0], 8, after[2], label[3]]])
+    assert first == "one, within 1.2 in l2"
+    # Of the errors 0, 1 and 2 they share 0 and 1; of nine classes those of images 1 and 2 differ.
+    assert second.startswith("two, within 1.2 in l2\n67% of errors shared with the first")
+    assert "the same in 7 of 9 classes" in second
+
+
 def test_the_first_norm_that_all_have(finished, drawn, tmp_path):
     both = {**L2, ("minimum_norm", "linf"): [0.1] * N}
     other = {("minimum_norm", "linf"): [0.2] * N}
@@ -103,7 +128,7 @@ def test_the_first_norm_that_all_have(finished, drawn, tmp_path):
 
 def test_without_a_measured_run_the_way_to_it_is_told(finished, drawn, tmp_path, capsys):
     written = compare.compare(str(tmp_path), [finished("one", L2)])
-    assert [file.name for file in written] == ["comparison.png", "accuracy.png"]
+    assert [file.name for file in written] == ["comparison.png", "accuracy.png", "confusion.png"]
     assert "--analyze.images" in capsys.readouterr().err
 
 

@@ -186,7 +186,7 @@ def test_a_report_of_two_layers_tells_and_shows_it(tmp_path, monkeypatch):
         ("noise", 8),
     ]
     page = (tmp_path / "report.html").read_text()
-    pictures = ["curve.png", "examples.png", "norms_l2.png", "credibility.png"]
+    pictures = ["curve.png", "examples.png", "confusion.png", "norms_l2.png", "credibility.png"]
     assert re.findall(r'<img[^>]*alt="(.*?)"', page) == pictures
     for words in ("<th>Jacobian norm</th>", "<td>boundary_l2</td>"):
         assert words in page

@@ -178,13 +178,13 @@ def test_the_results_are_those_of_the_report(small):
 def test_the_page_holds_everything_itself(small):
     _, folder = small
     page = (folder / "report.html").read_text()
-    assert re.findall(r'<img[^>]*alt="(.*?)"', page) == ["curve.png", "examples.png"]
+    assert re.findall(r'<img[^>]*alt="(.*?)"', page) == ["curve.png", "examples.png", "confusion.png"]
     sources = re.findall(r'(?:src|href)\s*=\s*"(.{0,22})', page)
-    assert sources == ["data:image/png;base64,"] * 2
+    assert sources == ["data:image/png;base64,"] * 3
     assert "http" not in page
     assert "<script" not in page
     assert "Reported by the paper" in page
-    for name in ("curve.png", "examples.png"):
+    for name in ("curve.png", "examples.png", "confusion.png"):
         assert (folder / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
@@ -510,7 +510,7 @@ NEW = [  # what a workdir of another network, or certify.py, would refuse anyhow
     ({"net": {"name": "pixels"}, "attack": {"sources": ("network",)}}, r"'pixels' has no output"),
     ({"optim": {"peak_lr": 0.0}}, r"optim\.peak_lr=0"),
     ({"optim": {"batch_size": 0}}, r"batch_size=0"),
-    ({"optim": {"augment": True}, "defense": {"name": "rotation"}}, r"optim\.augment mirrors images"),
+    ({"optim": {"augment": "crop"}, "defense": {"name": "rotation"}}, r"optim\.augment mirrors images"),
     ({"data": {"name": "minst"}}, r"'minst'.*'mnist'"),
 ]
 

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 SMALL = {
     "vgg": vgg.VGG(((1, 3), (2, 4)), (5,), 3),
     "resnet": resnet.ResNet(((1, 3), (1, 4)), 3),
+    "resnet of small images": resnet.ResNet(((1, 3), (1, 4)), 3, large=False),
     "strided": strided.Strided(((3, 3, 1), (4, 4, 2)), (5,), 3),
 }
 SHAPE = (5, 8, 8, 2)
@@ -26,6 +27,7 @@ each = pytest.mark.parametrize("name", SMALL)
     [
         ("cifar10_vgg", 32, 15_253_578, [16384, 8192, 4096, 2048, 512]),
         ("cifar10_strided", 32, 2_567_146, [86400, 75264, 16224, 23232, 3072]),
+        ("cifar_resnet18", 32, 11_173_962, [65536, 65536, 32768, 16384, 8192]),
         ("imagenette_resnet18", 128, 11_181_642, [65536, 65536, 32768, 16384, 8192]),
     ],
 )
@@ -59,11 +61,11 @@ def program(name, train):
 
 @each
 def test_the_first_tap_by_hand(name):
-    """Convolved, normalised, cut at 0 and, but for paper 2, pooled, with running statistics."""
+    """Convolved, normalised, cut at 0 and, in two of them, pooled, with running statistics."""
     variables, x = drawn(name)
     first, norm = ("conv1_1", "conv1_1_norm") if name == "vgg" else ("conv1", "norm1")
     params, statistics = jax.device_get((variables["params"], variables[STATISTICS][norm]))
-    stride, sides = {"vgg": (1, 1), "resnet": (2, 3), "strided": (1, 0)}[name]
+    stride, sides = {"resnet": (2, 3), "strided": (1, 0)}.get(name, (1, 1))
     out = jax.lax.conv_general_dilated(
         *(x, params[first]["kernel"], (stride, stride), ((sides, sides),) * 2),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -73,7 +75,7 @@ def test_the_first_tap_by_hand(name):
     out = np.maximum(out * params[norm]["scale"] + params[norm]["bias"], 0)
     if name == "vgg":
         pooled = out.reshape(5, 4, 2, 4, 2, 3).max((2, 4))
-    elif name == "strided":
+    elif name != "resnet":
         pooled = out
     else:
         padded = np.pad(out, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -102,14 +104,15 @@ def test_no_pair_of_images_violates_the_constant(name):
     variables, x = drawn(name)
     net = SMALL[name]
     other = x + 0.01 * jax.random.normal(jax.random.key(1), x.shape)
-    (_, one), (_, two) = (program(name, False)(variables, a, jnp.ones(5, bool)) for a in (x, other))
+    ends = (program(name, False)(variables, a, jnp.ones(5, bool)) for a in (x, other))
+    one, two = ({**taps, "fc": output} for output, taps in ends)
     apart = np.linalg.norm(np.asarray(x - other).reshape(5, -1), axis=1)
     for layer in one:
         moved = np.linalg.norm(one[layer] - two[layer], axis=1)
         assert (moved <= net.lipschitz(variables, layer) * apart).all()
         assert (moved > 0).any()
-    with pytest.raises(ValueError, match="no Lipschitz constant of the layer 'fc'"):
-        net.lipschitz(variables, "fc")
+    with pytest.raises(ValueError, match="no Lipschitz constant of the layer 'conv9'"):
+        net.lipschitz(variables, "conv9")
 
 
 def test_half_of_the_hidden_numbers_are_dropped_in_training_only():
@@ -121,3 +124,19 @@ def test_half_of_the_hidden_numbers_are_dropped_in_training_only():
     assert (logits[0] != logits[2]).any()
     running = [apply(False, rngs={"dropout": jax.random.key(n)})[0][0] for n in (0, 1)]
     np.testing.assert_array_equal(*running)
+
+
+def test_half_precision_is_for_training_alone():
+    """Convolutions are rounded to 8 bits; parameters, statistics and output stay float32."""
+    variables, x = drawn("resnet of small images")
+    whole, half = (resnet.ResNet(((1, 3), (1, 4)), 3, large=False, half=half) for half in (False, True))
+    np.testing.assert_array_equal(half.apply(variables, x)[0], whole.apply(variables, x)[0])
+    there = jnp.ones(len(x), bool)
+    (exact, _), _ = whole.apply(variables, x, there, mutable=[STATISTICS])
+    (rounded, _), statistics = half.apply(variables, x, there, mutable=[STATISTICS])
+    assert {leaf.dtype for leaf in jax.tree.leaves((rounded, statistics))} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.init(jax.random.key(0), x))} == {
+        jnp.dtype("float32")
+    }
+    assert (rounded != exact).any()
+    np.testing.assert_allclose(rounded, exact, atol=0.1 * jnp.abs(exact).max())

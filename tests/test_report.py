@@ -134,7 +134,10 @@ def test_what_is_written_is_what_is_returned(defended, tmp_path):
     assert "by <hand>" not in page
     assert "2.1054" in page
     assert sorted(f.name for f in tmp_path.iterdir()) == sorted(
-        ["report.json", "results.csv", "adversarial.npz", "curve.png", "examples.png", "report.html"]
+        [
+            *("report.json", "results.csv", "adversarial.npz", "report.html"),
+            *("curve.png", "examples.png", "confusion.png"),
+        ]
     )
 
 

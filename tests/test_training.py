@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from knn_jax import augment, config, data, losses, mesh, nets, training
+from knn_jax import augment, config, data, losses, mesh, nets, training, validation
 from knn_jax.defenses import Batch, Defense, basic
 
 pytestmark = pytest.mark.usefixtures("trains", "quick")
@@ -172,7 +172,7 @@ def test_every_knob_counts(tmp_path, few):
         {"peak_lr": 0.1},
         {"batch_size": 64},
         {"weight_decay": 1.0},
-        {"augment": True},
+        {"augment": "affine"},
     )
     trained = [
         training.train(softmax_regression(), few, config.Optim(**one, **change), tmp_path / str(i))
@@ -191,7 +191,7 @@ def test_each_step_augments_anew_and_perturbs_that(tmp_path, few):
 
     defense = Defense(lambda key, x: {"w": jnp.ones(())}, loss, None)
     one = few._replace(train=data.Split(*(part[:1] for part in few.train)))
-    training.train(defense, one, config.Optim(epochs=2, batch_size=1, augment=True), tmp_path)
+    training.train(defense, one, config.Optim(epochs=2, batch_size=1, augment="affine"), tmp_path)
     jax.effects_barrier()
     first, second = (x for x, _ in given)
     assert (first != second).any()
@@ -240,6 +240,63 @@ def test_the_rate_drops_by_ten_at_its_epoch(tmp_path, few, monkeypatch):
     for name, value in low.items():
         step, whole = value - before[name], high[name] - before[name]
         np.testing.assert_allclose(step, 0.1 * whole, atol=1e-7)
+
+
+@pytest.mark.parametrize(("cycles", "turns"), [(1, [0, 10, 20]), (2, [0, 5, 10, 15, 20])])
+def test_the_rate_rises_and_falls_in_each_cycle(cycles, turns):
+    rate = training._rate(config.Optim(peak_lr=0.4, epochs=5, cycles=cycles), 4)
+    ends = [0.0 if i % 2 == 0 else 0.4 for i in range(len(turns))]
+    expected = np.interp(np.arange(20), turns, ends)
+    np.testing.assert_allclose([rate(step) for step in range(20)], expected, atol=1e-6)
+
+
+def test_early_stopping_keeps_the_best_epoch_and_resumes(tmp_path, few, monkeypatch):
+    """By the accuracies .1, .5, .5, .3: the first of the best, also where a run goes on after it."""
+    told = {2: 0.1, 4: 0.5, 6: 0.5, 8: 0.3}
+    steps = iter([*told.values(), *list(told.values())])
+    judged = []
+
+    def accuracy(logits, variables, split, eps):
+        assert split is few.valid
+        judged.append(eps)
+        return next(steps)
+
+    monkeypatch.setattr(training.validation, "robust_accuracy", accuracy)
+    stopped = {"batch_size": 100, "stopping_eps": 0.25}
+
+    def train(epochs, folder):
+        return training.train(
+            softmax_regression(), few, config.Optim(epochs=epochs, **stopped), tmp_path / folder
+        )
+
+    whole = train(4, "whole")
+    second = training.train(
+        softmax_regression(), few, config.Optim(epochs=2, batch_size=100), tmp_path / "two"
+    )
+    jax.tree.map(np.testing.assert_array_equal, whole, second)
+    for epochs in (1, 3, 4):
+        parts = train(epochs, "parts")
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+    assert judged == [0.25] * 8
+    jax.tree.map(np.testing.assert_array_equal, whole, train(4, "parts"))  # read, not trained
+
+
+def test_pgd_on_held_out_images_lowers_accuracy(few):
+    """A linear network falls by eps |w|_1; at 0 PGD changes nothing."""
+    weight = jnp.zeros((64, 2)).at[0, 1].set(1.0)
+
+    def logits(variables, x):
+        return x.reshape(len(x), -1) @ variables
+
+    value = np.array([0.3, 0.3, 0.7, 0.7])  # the other class has 0: right above 0
+    images = np.zeros((4, 8, 8, 1), np.float32)
+    images[:, 0, 0, 0] = value
+    split = data.Split(images, np.array([1, 1, 1, 0], np.int32))
+    found = {
+        eps: validation.robust_accuracy(logits, weight, split, eps) for eps in (0.0, 0.2, 0.4, 0.8)
+    }
+    assert found == {0.0: 0.75, 0.2: 0.75, 0.4: 0.25, 0.8: 0.0}
+    assert validation.accuracy(logits, weight, split) == 0.75
 
 
 def test_a_net_without_parameters_is_not_trained(tmp_path, few):
@@ -295,9 +352,18 @@ def test_fewer_epochs_than_trained_are_refused(tmp_path, few):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("peak_lr", 0.0), ("batch_size", 0), ("epochs", -1), ("weight_decay", -1.0)]
+    ("field", "value"),
+    [
+        *(("peak_lr", 0.0), ("batch_size", 0), ("epochs", -1), ("weight_decay", -1.0)),
+        *(("cycles", -1), ("stopping_eps", -0.1)),
+    ],
 )
 def test_knobs_out_of_range(tmp_path, few, field, value):
     with pytest.raises(ValueError, match=f"{field}={value}"):
         training.train(softmax_regression(), few, config.Optim(**{field: value}), tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_cycles_and_drops_are_not_both(tmp_path, few):
+    with pytest.raises(ValueError, match=r"cycles=1 with drops=\(1,\): give one"):
+        training.train(softmax_regression(), few, config.Optim(cycles=1, drops=(1,)), tmp_path)

@@ -3,6 +3,7 @@
 from knn_jax.classifiers.check import Images, Labels, check_images, check_labels
 from knn_jax.classifiers.knn import BATCH, FAR, KNN, Guides, References, knn
 from knn_jax.classifiers.network import Network, network
+from knn_jax.classifiers.prototypes import Prototypes, prototypes
 from knn_jax.classifiers.retrieval import Held, Retrieval, retrieval
 
 __all__ = [
@@ -14,11 +15,13 @@ __all__ = [
     "Images",
     "Labels",
     "Network",
+    "Prototypes",
     "References",
     "Retrieval",
     "check_images",
     "check_labels",
     "knn",
     "network",
+    "prototypes",
     "retrieval",
 ]

@@ -13,6 +13,7 @@ from knn_jax.defenses.generators import Generator, trained
 from knn_jax.defenses.idresnet import idresnet, noisy
 from knn_jax.defenses.lipschitz import lipschitz
 from knn_jax.defenses.mixup import mixup
+from knn_jax.defenses.prototypes import prototypes, repulsive
 from knn_jax.defenses.racnn import racnn
 from knn_jax.defenses.soft_neighbors import TEMPERATURE, soft_neighbors
 
@@ -32,7 +33,9 @@ __all__ = [
     "lipschitz",
     "mixup",
     "noisy",
+    "prototypes",
     "racnn",
+    "repulsive",
     "soft_neighbors",
     "trained",
     "vae",
@@ -41,7 +44,14 @@ __all__ = [
 
 # Whose outputs are no classes of images.
 CLASSLESS = ("rotation", "autoencoder", "vae", "lipschitz", "idresnet")
-NORMALISED = ("basic", "rotation", "soft_neighbors", "trades", "ask")  # train batch normalisation
+NORMALISED = (
+    "basic",
+    "rotation",
+    "soft_neighbors",
+    "trades",
+    "ask",
+    "repulsive",
+)  # train batch normalisation
 
 
 def build(knobs: config.Defense, net: Any) -> Defense:
@@ -69,6 +79,10 @@ def build(knobs: config.Defense, net: Any) -> Defense:
             found = idresnet(net, noise=knobs.noise, **force)
         case "noisy":
             found = noisy(net, knobs.noise)
+        case "repulsive":
+            found = repulsive(net)
+        case "prototypes":
+            found = prototypes(net, knobs.radius)
         case "trades":
             return trained(net, _generator(knobs, "trades"))
         case "ask":
@@ -116,6 +130,17 @@ def check(knobs: config.Defense, net: config.Net) -> None:
             )
         if knobs.name == "ask" and not knobs.layers:
             raise ValueError("defense.layers is empty: name what ask counts neighbours in")
+    if knobs.dim < 0 or knobs.count < 1 or not knobs.radius > 0:
+        raise ValueError(
+            f"defense.dim={knobs.dim}, count={knobs.count}, radius={knobs.radius}: dim must not be "
+            "below 0, count at least 1, radius above 0"
+        )
+    if knobs.name == "repulsive" and size == "pixels":
+        raise ValueError("defense.name='repulsive' trains no net.name='pixels': use 'mnist_vgg', ...")
+    if knobs.name == "prototypes" and len(knobs.layers) > 1:
+        raise ValueError(f"defense.layers={knobs.layers}: prototypes lie in one")
+    if knobs.name == "prototypes" and size != "pixels" and not knobs.layers:
+        raise ValueError("defense.layers is empty: name the layer that prototypes lie in")
     if knobs.temperature < 0:
         raise ValueError(f"defense.temperature={knobs.temperature}: it must not be below 0")
     if knobs.pull < 0 or not (knobs.decay > 0 and knobs.near >= 0):
@@ -123,6 +148,8 @@ def check(knobs: config.Defense, net: config.Net) -> None:
             f"defense.pull={knobs.pull}, decay={knobs.decay}, near={knobs.near}: decay must be above "
             "0, the others not below"
         )
+    if knobs.name == "prototypes" and kind in ("", "lipschitz"):
+        kind = ""  # on any features
     kinds = {"autoencoder", "vae", "lipschitz", "idresnet"}
     needed = "idresnet" if knobs.name == "noisy" else knobs.name if knobs.name in kinds else ""
     if size != "pixels" and kind != needed:

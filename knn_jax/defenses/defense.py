@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
 
+from knn_jax import data
+
 STATISTICS = "batch_stats"  # the variables that are not parameters, in flax's word
 
 
@@ -33,15 +35,17 @@ class Batch(NamedTuple):
 class Defense(NamedTuple):
     """A way to train a representation, as pure functions of its variables.
 
-    init      (key, images) -> variables; training gives two images, of the mean and deviation of all
+    init      (key, images) -> variables
     loss      (variables, key, Batch) -> (batch,), with running statistics where the net has any
     logits    (variables, images) -> (batch, class), or None where it learns no classes
     learn     (variables, key, Batch) -> ((batch,), statistics): the loss of a step of training, with
               the statistics of the batch, and the running ones after it as {STATISTICS: ...}, or {}.
               None: the loss above, for nets that have none.
+    examples  a training split -> the images that training gives init; None: the first two
     """
 
     init: Callable[..., Any]
     loss: Callable[..., Any]
     logits: Callable[..., Any] | None
     learn: Callable[..., Any] | None = None
+    examples: Callable[[data.Split], Any] | None = None

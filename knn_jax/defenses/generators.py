@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array
 
 from knn_jax import balls, losses
 from knn_jax.defenses.defense import STATISTICS, Batch, Defense
@@ -69,7 +70,7 @@ def trades(eps: float, *, steps: int, step_size: float, beta: float) -> Generato
     return Generator(inputs, loss)
 
 
-def ascend(loss: Callable, clean, start, ball: balls.Ball, steps: int, step_size: float):
+def ascend(loss: Callable, clean, start, ball: balls.Ball, steps: int, step_size: float | Array):
     """Images in [0, 1] and in the ball around the clean ones, after steps that raise their loss."""
 
     def step(_, x):

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from knn_jax import losses
+from knn_jax import data, losses
 from knn_jax.defenses.basic import basic
 from knn_jax.defenses.defense import Defense
 
@@ -36,7 +36,7 @@ def idresnet(
         zero = losses.subspace_distances(points, jnp.zeros_like(points[:1]), net.subspaces)[:, 0]
         return mean + pull * jnp.square(zero)
 
-    return Defense(net.init, loss, None)
+    return Defense(net.init, loss, None, examples=data.typical)
 
 
 def noisy(net: Any, noise: Noise = "binomial") -> Defense:
@@ -46,7 +46,7 @@ def noisy(net: Any, noise: Noise = "binomial") -> Defense:
         logits, _ = net.apply(variables, batch.x, noise=drawn(noise, key, batch.x.shape))
         return losses.cross_entropy(logits, batch.y)
 
-    return Defense(net.init, loss, basic(net).logits)
+    return Defense(net.init, loss, basic(net).logits, examples=data.typical)
 
 
 def drawn(noise: Noise, key: Any, shape: tuple[int, ...]) -> Any:

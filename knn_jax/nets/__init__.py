@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from knn_jax import config
+from knn_jax import config, losses
 from knn_jax.nets import (
     autoencoder,
     idresnet,
     lipschitz,
     preact_resnet,
+    prototypes,
     racnn,
     resnet,
     strided,
@@ -54,7 +55,7 @@ def build(knobs: config.Net, classes: int) -> Any:
         blocks, hidden = vgg.SIZES[size]
         return vgg.VGG(blocks, hidden, classes)
     if kind == "resnet18":
-        return resnet.ResNet(resnet.SIZES[size], classes)
+        return resnet.ResNet(resnet.SIZES[size], classes, size in resnet.LARGE, knobs.half)
     if kind == "resnet":
         stages, mean, std = preact_resnet.SIZES[size]
         return preact_resnet.PreActResNet(stages, classes, mean, std)
@@ -72,6 +73,18 @@ def build(knobs: config.Net, classes: int) -> Any:
             return autoencoder.VariationalAutoencoder(layers)
         case _:
             return trunk.Trunk(layers, classes)
+
+
+def repulsive(knobs: config.Net, classes: int, dim: int, distance: losses.Distance) -> Any:
+    """The recipe's network with `dim` outputs, 0: ten a class, judged by fixed prototypes."""
+    body = build(knobs, dim or prototypes.DIMS * classes)
+    return prototypes.Prototypes(body, classes, distance)
+
+
+def prototyped(knobs: config.Net, classes: int, count: int, layers: tuple[str, ...]) -> Any:
+    """The network that the recipe names with `count` prototypes of each class, which are trained, in a
+    layer, or in its output."""
+    return prototypes.Prototypes(build(knobs, classes), classes, count=count, tap="".join(layers))
 
 
 def retriever(knobs: config.Net) -> config.Net:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from knn_jax.nets.convolution import torch_uniform
 from knn_jax.nets.trunk import linear, spectral
 
-WIDTHS = {"cifar10": 2048, "mnist": 2048, "digits": 64}  # W_R
+WIDTHS = {"cifar10": 2048, "mnist": 2048, "small": 256, "digits": 64}  # W_R
 DECODERS = 3
 LEAST = 0.1  # deviation that pixels are divided by at least: some of MNIST's never vary
 

@@ -1,5 +1,7 @@
 """What networks with batch normalisation are made of."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -19,18 +21,24 @@ def convolution(
     *,
     bias: bool = False,
     padding: int | None = None,
+    dtype: Any = None,
 ):
-    """Inside a module: a convolution; unless told, padded to its input's size over `stride`."""
+    """Inside a module: a convolution; unless told, padded to its input's size over `stride`.
+
+    Numbers are multiplied in `dtype`, if it is given; parameters and what comes out stay as they are.
+    """
     padding = size // 2 if padding is None else padding
     sides, strides = ((padding, padding),) * 2, (stride, stride)
     init = torch_uniform(size**2 * x.shape[-1])
-    return nn.Conv(
+    layer = nn.Conv(
         *(channels, (size, size), strides, sides),
         use_bias=bias,
         kernel_init=UNIFORM,
         bias_init=init,
+        dtype=dtype,
         name=name,
-    )(x)
+    )
+    return layer(x).astype(x.dtype)
 
 
 def normalise(x, train, name: str):

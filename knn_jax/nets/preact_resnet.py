@@ -44,7 +44,7 @@ class PreActResNet(nn.Module):
         return linear(x.mean((1, 2)), self.classes, "fc"), taps
 
     def lipschitz(self, variables: Any, layer: str) -> float:
-        """An upper bound of the L2 Lipschitz constant from image to tap, with running statistics.
+        """An upper bound of the L2 Lipschitz constant from image to tap or fc, with running statistics.
 
         Norms of the layers multiplied, added where paths join: sound, and too large to be of use.
         """
@@ -52,6 +52,8 @@ class PreActResNet(nn.Module):
         for tap, name, _, stride in blocks("layer", self.stages, 1):
             bound *= _bound(variables["params"][name], variables["batch_stats"][name], stride)
             found[tap] = bound
+        if layer == "fc":
+            return bound * spectral(variables["params"]["fc"]["kernel"])
         if layer not in found:
             raise ValueError(f"no Lipschitz constant of the layer {layer!r}")
         return found[layer]

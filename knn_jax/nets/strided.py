@@ -36,7 +36,7 @@ class Strided(nn.Module):
         return x, taps
 
     def lipschitz(self, variables: Any, layer: str) -> float:
-        """An upper bound of the L2 Lipschitz constant from image to tap, with running statistics.
+        """An upper bound of the L2 Lipschitz constant from image to tap or fc, with running statistics.
 
         Norms of the layers multiplied: sound, and too large to be of use.
         """
@@ -48,6 +48,11 @@ class Strided(nn.Module):
             bound *= scale(params[norm], statistics[norm])
             if layer == name:
                 return bound
+        for number in range(1, len(self.hidden) + 1):
+            name, norm = f"hidden{number}", f"norm_hidden{number}"
+            bound *= spectral(params[name]["kernel"]) * scale(params[norm], statistics[norm])
+        if layer == "fc":
+            return bound * spectral(params["fc"]["kernel"])
         raise ValueError(f"no Lipschitz constant of the layer {layer!r}")
 
 

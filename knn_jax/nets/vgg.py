@@ -43,7 +43,7 @@ class VGG(nn.Module):
         return linear(x, self.classes, "fc"), taps
 
     def lipschitz(self, variables: Any, layer: str) -> float:
-        """An upper bound of the L2 Lipschitz constant from image to tap, with running statistics.
+        """An upper bound of the L2 Lipschitz constant from image to tap or fc, with running statistics.
 
         Norms of the layers multiplied: sound, and too large to be of use.
         """
@@ -55,6 +55,10 @@ class VGG(nn.Module):
                 bound *= scale(variables["params"][norm], variables["batch_stats"][norm])
             if layer == f"conv{number}":
                 return bound
+        for name in [*(f"hidden{number}" for number in range(1, len(self.hidden) + 1)), "fc"]:
+            bound *= spectral(variables["params"][name]["kernel"])
+        if layer == "fc":
+            return bound
         raise ValueError(f"no Lipschitz constant of the layer {layer!r}")
 
     def _names(self, block: int, count: int) -> list[str]:

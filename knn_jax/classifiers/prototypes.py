@@ -1,0 +1,61 @@
+"""A classifier that decides by the nearest of a few prototypes: 1-NN on rows that are no images."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from knn_jax.classifiers.check import Images, Labels
+from knn_jax.classifiers.knn import KNN
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prototypes(KNN):
+    """1-NN on prototypes, for every attack and certificate of `KNN`. Make it with `prototypes`.
+
+    Its `images` are the samples nearest to each prototype. Attacks that start from images of other
+    classes find them among all `samples`.
+    """
+
+    samples: Any = None  # KNN on the features of images
+
+    def rivals(self, x: Images, y: Labels, count: int) -> Float[Array, "batch count h w c"]:
+        """The samples of other classes that are nearest in features."""
+        return self.samples.rivals(x, y, count)
+
+    def nearest_sample(self, x: Images, y: Labels) -> tuple[Images, Any]:
+        """Of each image the nearest of those samples of class y that are classified as such, and
+        whether there is any."""
+        (feature,), (bank,) = self.samples.features, self.samples.banks
+        given = self.labels[self.nearest(bank, self.banks[0], 1).index[:, 0]]
+        labels = jnp.where(given == self.samples.labels, given, -1)
+        near = self.nearest(feature(x), bank, 1, labels=labels, only=y).index[:, 0]
+        return self.samples.images[near], near >= 0
+
+
+def prototypes(samples: KNN, rows: Float[Array, "class count dim"]) -> Prototypes:
+    """The classifier by the nearest of these prototypes, in the features of `samples`.
+
+    `samples` is `knn` on one tap of images of every class; where its metric is cosine, prototypes must
+    have length 1, as features have. Raises ValueError for rows of another number of classes or
+    dimensions, and for several taps.
+    """
+    if len(samples.banks) != 1:
+        raise ValueError(f"prototypes lie in one tap, and the samples have {len(samples.banks)}")
+    (bank,) = samples.banks
+    classes, count, dim = np.shape(rows)
+    if (classes, dim) != (samples.classes, bank.shape[1]):
+        raise ValueError(
+            f"prototypes of {classes} classes in {dim} dimensions, and samples of {samples.classes} in "
+            f"{bank.shape[1]}"
+        )
+    rows = jnp.asarray(rows, bank.dtype).reshape(-1, dim)
+    labels = jnp.repeat(jnp.arange(classes, dtype=jnp.int32), count)
+    near = samples.nearest(rows, bank, 1, labels=samples.labels, only=labels).index[:, 0]
+    held = {field.name: getattr(samples, field.name) for field in dataclasses.fields(KNN)}
+    held |= {"banks": (rows,), "images": samples.images[near], "labels": labels, "k": 1}
+    return Prototypes(**held, samples=samples)
