@@ -2,8 +2,8 @@ r"""Paper 5's repulsive prototypes on MNIST: a small VGG, D = 100.
 
     python attack.py configs/mnist_repulsive.py
 
-As `configs/cifar10_repulsive.py` has it, where what the paper leaves open is told, for 5 epochs by
-Adam, without augmentation. Variants and baselines, each with a `--workdir` of its own:
+As `configs/cifar10_repulsive.py` has it, where what the paper leaves open is told, for 8 epochs of
+9,000 images by Adam, without augmentation. Variants and baselines, each with a `--workdir` of its own:
 
     ... --name mnist_repulsive_l2 --defense.distance l2 --classifier.metric l2
     ... --name mnist_repulsive_linf --defense.distance linf --classifier.name network
@@ -20,10 +20,10 @@ from knn_jax import config
 def get_config() -> config.Config:
     return config.Config(
         name="mnist_repulsive",
-        data=config.Data(name="mnist"),
+        data=config.Data(name="mnist", train_images=10_000),
         net=config.Net(name="mnist_vgg"),
         defense=config.Defense(name="repulsive", distance="cosine"),
-        optim=config.Optim(epochs=5, cycles=1, stopping_eps=0.1),
+        optim=config.Optim(epochs=8, cycles=1, stopping_eps=0.1),
         classifier=config.Classifier(name="prototypes", metric="cosine", k=1),
         attack=config.Attack(
             images=500,

@@ -45,6 +45,7 @@ class Net:
         "cifar10_vgg",
         "digits_resnet18",
         "imagenette_resnet18",
+        "imagenet_resnet18",
         "cifar_resnet18",
         "small_resnet18",
         "digits_strided",
@@ -53,6 +54,7 @@ class Net:
         "digits_racnn",
         "small_racnn",
         "cifar10_racnn",
+        "imagenet_racnn",
         "digits_idresnet",
         "mnist_idresnet",
         "small_idresnet",
@@ -75,6 +77,8 @@ class Net:
     """Whether idresnet's three inner layers have the same weights."""
     identity: bool = True
     """Whether its layers add to what they are given, at first nothing; a simple MLP without."""
+    frozen: bool = False
+    """Whether racnn's features are those of the resnet18 that it retrieves by, and stay as they are."""
     half: bool = False
     """Whether a resnet18's convolutions are in bfloat16 while it is trained."""
     weights: str = ""
@@ -199,6 +203,8 @@ class Classifier:
     in each of net.subspaces."""
     k: int = 75
     """Neighbours that vote."""
+    top: int = 1
+    """Classes that network and retrieval name, among which the right one must be (accuracy@5: 5)."""
     bank_rows: int = 0
     """Training images in the bank, the first so many; 0: all."""
 

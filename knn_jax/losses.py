@@ -21,11 +21,17 @@ def cross_entropy(
     return optax.softmax_cross_entropy_with_integer_labels(logits, y)
 
 
-def margin(scores: Num[Array, "batch class"], y: Int[Array, " batch"]) -> Num[Array, " batch"]:
-    """s_y - max of s_c over c != y: negative where another class leads (Carlini & Wagner 2017, f6)."""
+def margin(
+    scores: Num[Array, "batch class"], y: Int[Array, " batch"], top: int = 1
+) -> Num[Array, " batch"]:
+    """s_y - max of s_c over c != y: negative where another class leads (Carlini & Wagner 2017, f6).
+
+    Above 1 `top` takes the so many-th largest of these: negative where as many classes lead.
+    """
     own = jax.nn.one_hot(y, scores.shape[1], dtype=bool)
     lowest = jnp.finfo if jnp.issubdtype(scores.dtype, jnp.floating) else jnp.iinfo
-    rest = jnp.where(own, lowest(scores.dtype).min, scores).max(1)
+    rest = jnp.where(own, lowest(scores.dtype).min, scores)
+    rest = rest.max(1) if top == 1 else jax.lax.top_k(rest, top)[0][:, -1]
     return jnp.take_along_axis(scores, y[:, None], 1)[:, 0] - rest
 
 

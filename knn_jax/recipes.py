@@ -53,6 +53,9 @@ def network(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, A
         beside = references.drawn(dataset.train, recipe.defense.references)
     if recipe.defense.name == "racnn":
         beside = retrievers.references(recipe, dataset, folder)
+        if recipe.net.frozen:
+            _, found = retrievers.network(recipe, dataset, folder)
+            defense = retrievers.adopting(defense, net, found)
     return net, training.train(defense, dataset, recipe.optim, folder, devices, beside)
 
 
@@ -167,6 +170,16 @@ def _check_classifier(recipe: Config, dataset: data.Dataset) -> None:
             f"defense.name={recipe.defense.name!r} on net.name={recipe.net.name!r} has no output that "
             "classifies: use classifier.name='knn' and attack.sources=model"
         )
+    if recipe.classifier.top > 1 and named not in ("network", "retrieval"):
+        raise ValueError(
+            f"classifier.top={recipe.classifier.top} is for classifier.name='network' and 'retrieval', "
+            f"and it is {named!r}"
+        )
+    classifiers.check_top(recipe.classifier.top, dataset.classes)
+    if recipe.net.frozen and recipe.optim.weight_decay:
+        raise ValueError(
+            f"optim.weight_decay={recipe.optim.weight_decay} would change what net.frozen keeps: use 0"
+        )
     prototyped = recipe.defense.name in ("repulsive", "prototypes")
     if named == "prototypes" and not prototyped:
         raise ValueError(
@@ -218,10 +231,14 @@ def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
         other = _substitute(recipe, dataset, folder)
         sources["substitute"] = classifiers.network(nets.output(*other), *_rows(recipe, dataset.train))
     if "network" in wanted:
-        sources["network"] = classifiers.network(nets.output(*found), *_rows(recipe, dataset.train))
+        sources["network"] = classifiers.network(
+            nets.output(*found), *_rows(recipe, dataset.train), top=recipe.classifier.top
+        )
     if wanted & {"retrieval", "held"}:
         near = retrievers.candidates(recipe, found, dataset.candidates, recipe.classifier.k)
-        sources["retrieval"] = classifiers.retrieval(near, *nets.answering(*net))
+        sources["retrieval"] = classifiers.retrieval(
+            near, *nets.answering(*net), top=recipe.classifier.top
+        )
         sources["held"] = sources["retrieval"].held()
     if named in ("knn", "prototypes"):
         layers = recipe.classifier.layers if named == "knn" else ("points",)

@@ -22,6 +22,15 @@ def network(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, A
     return net, training.train(defenses.basic(net), dataset, recipe.optim, own, devices)
 
 
+def adopting(defense: defenses.Defense, net: Any, variables: Any) -> defenses.Defense:
+    """The defense, begun with the variables of that network."""
+
+    def init(key, images):
+        return net.adopt(defense.init(key, images), variables)
+
+    return defense._replace(init=init)
+
+
 def candidates(recipe: Config, found: tuple[Any, Any], split: data.Split, k: int) -> classifiers.KNN:
     """k-NN on the keys of the candidates, which are features of that network."""
     shape = (1, *split.images.shape[1:])

@@ -17,6 +17,7 @@ from knn_jax import (
     config,
     data,
     defenses,
+    evaluation,
     jobs,
     nets,
     pages,
@@ -342,3 +343,118 @@ def test_rows_are_looked_up():
     table = np.arange(12).reshape(6, 2)
     rows = references.looked_up(split, table).rows(KEY, jnp.array([4, 0]))
     np.testing.assert_array_equal(rows, [[8, 9], [0, 1]])
+
+
+# On a network that stays as it was trained, and accuracy@k.
+
+FROZEN = altered(
+    net={"frozen": True}, defense={"layers": ("pool",)}, classifier={"top": 2}, optim={"epochs": 2}
+)
+
+
+@pytest.fixture(scope="module")
+def frozen(trains, quick, tmp_path_factory):
+    """Its defended recipe, and the network that it retrieves by."""
+    folder, dataset = tmp_path_factory.mktemp("frozen"), data.load(FROZEN.data)
+    return (
+        recipes.defend(FROZEN, dataset, folder),
+        retrievers.network(FROZEN, dataset, folder),
+        folder,
+        dataset,
+    )
+
+
+def test_frozen_features_are_those_retrieved_by_and_the_rest_is_trained(frozen):
+    defended, (found, others), _, dataset = frozen
+    x = jnp.asarray(dataset.test.floats(0, 4))
+    net, variables = defended.net
+    embedded = net.apply(variables, x, method="embed")
+    np.testing.assert_array_equal(embedded, found.apply(others, x)[1]["pool"])
+    np.testing.assert_array_equal(embedded, defended.model.features[0](x))
+    begun = net.adopt(net.init(KEY, x), others)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), begun["params"], variables["params"])
+    assert not any(jax.tree.leaves(moved["body"]))
+    assert all(jax.tree.leaves((moved["head"], moved["attention"])))
+    jax.tree.map(np.testing.assert_array_equal, begun[STATISTICS], variables[STATISTICS])
+
+
+def test_it_begins_with_the_answer_of_the_network_it_retrieves_by(frozen):
+    defended, (found, others), _, dataset = frozen
+    x, net = jnp.asarray(dataset.test.floats(0, 4)), defended.net[0]
+    begun = net.adopt(net.init(KEY, x), others)
+    np.testing.assert_allclose(net.apply(begun, x)[0], found.apply(others, x)[0], atol=1e-5)
+
+
+def test_an_image_is_right_where_its_class_is_among_the_first(frozen):
+    defended, _, folder, dataset = frozen
+    model = defended.model
+    x, y = jnp.asarray(dataset.test.floats(0, 60)), jnp.asarray(dataset.test.labels[:60])
+    votes = np.asarray(model.votes(x))
+    place = (votes > np.take_along_axis(votes, np.asarray(y)[:, None], 1)).sum(1)
+    assert model.top == 2
+    np.testing.assert_array_equal(np.asarray(model.margin(x, y)) > 0, place < 2)
+    assert (place == 1).any()
+    clean = evaluation.predict(FROZEN, defended, folder)[:60]
+    np.testing.assert_array_equal(clean == np.asarray(y), place < 2)
+    np.testing.assert_array_equal(clean[place > 1], votes.argmax(1)[place > 1])
+
+
+def linear(top):
+    """Scores that are pixels, of 4 classes; and an image of class 0."""
+    x = jnp.array([[0.8, 0.6, 0.5, 0.1]]).reshape(1, 4, 1, 1)
+    return classifiers.network(flat, x, jnp.arange(1), top=top), x, jnp.array([0])
+
+
+@pytest.mark.parametrize(
+    ("top", "need"),
+    # The first and the second pixel meet halfway; three at their mean; the first and the last halfway.
+    [(1, 0.2 / 2**0.5), (2, 0.0466667**0.5), (3, 0.7 / 2**0.5)],
+)
+def test_the_smallest_perturbation_by_hand_that_puts_so_many_classes_ahead(top, need):
+    model, x, y = linear(top)
+    found = attacks.deepfool(KEY, model, x, y)
+    assert found.success.all()
+    assert (found.norm >= need - 1e-5).all()
+    np.testing.assert_allclose(found.norm, need, rtol=0.35)
+    own = {"steps": 60, "starts": 1}
+    others = jnp.concatenate([x, jnp.ones((3, 4, 1, 1)).at[:, 0].set(0.0)])
+    near = dataclasses.replace(model, pixels=classifiers.knn(flat, others, jnp.arange(4), k=1))
+    least = attacks.minimum_norm(KEY, near, x, y, **own)
+    assert (least.norm >= need - 1e-5).all()
+    np.testing.assert_allclose(least.norm, need, rtol=0.25)
+    inside = attacks.pgd(KEY, model, x, y, norm="l2", eps=1.5 * need, steps=40)
+    assert inside.success.all()
+    assert not attacks.pgd(KEY, model, x, y, norm="l2", eps=0.99 * need, steps=40).success.any()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (altered(net={"name": "imagenet_racnn"}), "net.frozen=False with net.name='imagenet_racnn'"),
+        (altered(net={"name": "small_racnn", "frozen": True}), "net.frozen=True with net.name='small_"),
+        (
+            altered(net={"frozen": True}, defense={"layers": ("pool",)}, optim={"weight_decay": 0.1}),
+            "optim.weight_decay=0.1 would change",
+        ),
+        (altered(classifier={"top": 10}), "top=10 of 10 classes"),
+        (
+            altered(classifier={"name": "knn", "top": 2, "layers": ("embedding",)}),
+            "classifier.top=2 is",
+        ),
+    ],
+)
+def test_what_top_and_frozen_are_not_for(recipe, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        jobs.attack(recipe, str(tmp_path / "none"))
+
+
+def test_imagenet_is_1000_classes_of_features_by_its_own_network():
+    net = nets.build(config.Net(name="imagenet_racnn", frozen=True), 1000)
+    image = jax.ShapeDtypeStruct((2, 128, 128, 3), jnp.float32)
+    shapes = jax.eval_shape(net.init, KEY, image)
+    own = nets.build(nets.retriever(config.Net(name="imagenet_racnn", frozen=True)), 1000)
+    others = jax.eval_shape(own.init, KEY, image)
+    assert jax.tree.structure(net.adopt(shapes, others)) == jax.tree.structure(shapes)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(others["params"]))
+    assert parameters == 11_689_512  # of PyTorch's ResNet-18
+    assert jax.eval_shape(net.apply, shapes, image)[0].shape == (2, 1000)

@@ -32,7 +32,8 @@ def deepfool(
 ) -> Found:
     """Steps to the nearest boundary of the linearised scores, until fooled.
 
-    (Moosavi-Dezfooli, Fawzi & Frossard 2016.) The scores are the soft votes, their references those of
+    (Moosavi-Dezfooli, Fawzi & Frossard 2016; where the model names several classes, to the boundary by
+    which it is wrong.) The scores are the soft votes, their references those of
     x throughout; boundaries are those between y and the likeliest other classes at x, of `candidates`
     classes y included. Each step adds |s_c - s_y| / |grad (s_c - s_y)| (dual norm) to the
     perturbation; x + (1 + overshoot) of it is asked for the hard decision, and the image is at last
@@ -67,6 +68,7 @@ def _deepfool(model, source, x, y, steps, overshoot, temperature, *, norm, candi
         classes = scores.shape[1]
         own = jax.nn.one_hot(y, classes)
         ranked = lax.top_k(jnp.where(own > 0, -jnp.inf, scores), min(candidates, classes) - 1)[1]
+        top = getattr(model, "top", 1)
         leads = jax.nn.one_hot(ranked.T, classes) - own[None]  # (candidate, batch, class)
 
         def step(some, image):
@@ -77,9 +79,11 @@ def _deepfool(model, source, x, y, steps, overshoot, temperature, *, norm, candi
             (gradient,) = lax.map(pull, lead)  # `vmap` takes twice as long on a CPU and eight images
             steepest = jax.vmap(ball.steepest)(gradient)
             slope = jnp.sum(gradient * steepest, pixels)
-            distance = jnp.abs(jnp.sum(lead * scores[None], -1)) / jnp.maximum(slope, 1e-12)
-            nearest = distance.argmin(0)[None]
-            length = jnp.take_along_axis(distance, nearest, 0)[0] + BEYOND
+            distance = -jnp.sum(lead * scores[None], -1) / jnp.maximum(slope, 1e-12)
+            # Below 0 where a class leads: of several that must, these have been reached.
+            order = jnp.argsort(jnp.abs(distance) if top == 1 else distance, 0)
+            nearest = order[top - 1 : top]
+            length = jnp.abs(jnp.take_along_axis(distance, nearest, 0)[0]) + BEYOND
             steepest = jnp.take_along_axis(steepest, balls.over(nearest, steepest.shape), 0)[0]
             return balls.over(length, x.shape) * steepest
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from knn_jax import balls, losses
+from knn_jax import balls
 from knn_jax.attacks import outcome
 from knn_jax.attacks.outcome import Found, Images, Labels
 from knn_jax.neighbors import in_tiles
@@ -82,7 +82,7 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
                 radius = jnp.minimum(radius, best[1] * (1 - shrink / 2))
 
                 def margin(z):
-                    return losses.margin(model.soft_votes(z, references, temperature), y).sum()
+                    return outcome.lead(model, model.soft_votes(z, references, temperature), y).sum()
 
                 ball = balls.ball(norm, radius)
                 direction = -ball.steepest(jax.grad(margin)(image))

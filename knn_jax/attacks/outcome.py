@@ -10,7 +10,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from knn_jax import balls, classifiers
+from knn_jax import balls, classifiers, losses
 
 Images = Float[Array, "batch height width channel"]
 Labels = Int[Array, " batch"]
@@ -47,6 +47,11 @@ def judge(
     length = balls.ball(norm, 0.0).norm(image - x)
     length = jnp.where(success, length, jnp.inf)
     return Found(image, length, success, jnp.asarray(gradients), jnp.asarray(forwards + 2))
+
+
+def lead(model: Any, scores: Float[Array, "batch class"], y: Labels) -> Float[Array, " batch"]:
+    """The margin of soft votes by which the model would be right: by as many classes as it names."""
+    return losses.margin(scores, y, getattr(model, "top", 1))
 
 
 def check(model: Any, x: Any, y: Any) -> tuple[Images, Labels]:

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from knn_jax import balls, losses
+from knn_jax import balls
 from knn_jax.attacks import outcome
 from knn_jax.attacks.outcome import Found, Images, Labels, Number
 from knn_jax.neighbors import in_tiles
@@ -91,7 +91,7 @@ def _pgd(key, model, source, x, y, eps, size, temperature, loss, *, norm, steps,
     def surrogate(z, y, references):
         if loss is not None:
             return loss(z, y)
-        return -losses.margin(source.soft_votes(z, references, temperature), y)
+        return -outcome.lead(model, source.soft_votes(z, references, temperature), y)
 
     ball = balls.ball(norm, eps)
     return ascend(

@@ -1,6 +1,6 @@
 """Classifiers that decide by neighbours: what attacks and certificates are given."""
 
-from knn_jax.classifiers.check import Images, Labels, check_images, check_labels
+from knn_jax.classifiers.check import Images, Labels, check_images, check_labels, check_top
 from knn_jax.classifiers.knn import BATCH, FAR, KNN, Guides, References, knn
 from knn_jax.classifiers.network import Network, network
 from knn_jax.classifiers.prototypes import Prototypes, prototypes
@@ -20,6 +20,7 @@ __all__ = [
     "Retrieval",
     "check_images",
     "check_labels",
+    "check_top",
     "knn",
     "network",
     "prototypes",

@@ -34,6 +34,12 @@ def check_like(images: Any, bank: Any) -> Float[Array, "batch height width chann
     return images
 
 
+def check_top(top: int, classes: int) -> None:
+    """Raises ValueError unless there is a class that is not among the `top`."""
+    if not 1 <= top < classes:
+        raise ValueError(f"top={top} of {classes} classes: it must be at least 1 and below them")
+
+
 def check_labels(labels: Any, count: int, classes: int | None = None) -> Int[Array, " batch"]:
     """The labels as int32; raises ValueError for a wrong number, type or range of them.
 

@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from knn_jax import losses, neighbors
-from knn_jax.classifiers.check import Images, Labels
+from knn_jax.classifiers.check import Images, Labels, check_top
 from knn_jax.classifiers.knn import BATCH, KNN, knn
 
 
@@ -27,6 +27,7 @@ class Network:
     classes: int = dataclasses.field(metadata={"static": True})
     pixels: KNN | None = None  # of the images it was given
     k: int = dataclasses.field(default=1, metadata={"static": True})
+    top: int = dataclasses.field(default=1, metadata={"static": True})
 
     @property
     def images(self) -> Any:
@@ -44,8 +45,8 @@ class Network:
         return _logits(self, x).argmax(1).astype(jnp.int32)
 
     def margin(self, x: Images, y: Labels) -> Float[Array, " batch"]:
-        """The logit of class y less the largest other: fooled unless above zero."""
-        return losses.margin(_logits(self, x), y)
+        """The logit of class y less the largest other, or the `top`-th: fooled unless above zero."""
+        return losses.margin(_logits(self, x), y, self.top)
 
     def references(self, x: Images, count: int | None = None) -> tuple[()]:
         """None."""
@@ -65,19 +66,24 @@ class Network:
 
 
 def network(
-    logits: Callable[[Images], Any], x: Images, labels: Int[Array, " batch"] | None = None
+    logits: Callable[[Images], Any],
+    x: Images,
+    labels: Int[Array, " batch"] | None = None,
+    *,
+    top: int = 1,
 ) -> Network:
     """The network's own decision on images like x, in place of its neighbours'.
 
-    With the `labels` of x, attacks may start from these images. Raises ValueError unless `logits(x)` is
-    (batch, class).
+    With the `labels` of x, attacks may start from these images. It is right where the class is among
+    the `top` largest logits. Raises ValueError unless `logits(x)` is (batch, class), of more classes.
     """
     logits = logits if isinstance(logits, Partial) else Partial(logits)
     shape = jax.eval_shape(logits, x[:1]).shape
     if len(shape) != 2:
         raise ValueError(f"logits of shape {shape}: (batch, class) needed")
+    check_top(top, shape[1])
     pixels = None if labels is None else knn(_flat, x, labels, k=1)
-    return Network(logits, shape[1], pixels)
+    return Network(logits, shape[1], pixels, top=top)
 
 
 def _flat(x):

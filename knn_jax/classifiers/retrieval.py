@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from knn_jax import losses, neighbors
-from knn_jax.classifiers.check import Images, Labels, check_like
+from knn_jax.classifiers.check import Images, Labels, check_like, check_top
 from knn_jax.classifiers.knn import BATCH, FAR, KNN, embedded
 
 References = tuple[Float[Array, "batch class count key"], Float[Array, "batch row dim"]]
@@ -31,6 +31,7 @@ class Retrieval:
     answer: Any  # (features (batch, dim), neighbours' (batch, k, dim), nearness (batch, k)) -> logits
     values: Any  # the rows' features, (row, dim)
     classes: int = dataclasses.field(metadata={"static": True})
+    top: int = dataclasses.field(default=1, metadata={"static": True})
 
     @property
     def k(self) -> int:
@@ -69,8 +70,8 @@ class Retrieval:
         return self.votes(x).argmax(1).astype(jnp.int32)
 
     def margin(self, x: Images, y: Labels) -> Float[Array, " batch"]:
-        """The logit of class y less the largest other: fooled unless above zero."""
-        return losses.margin(self.votes(x), y)
+        """The logit of class y less the largest other, or the `top`-th: fooled unless above zero."""
+        return losses.margin(self.votes(x), y, self.top)
 
     def references(self, x: Images, count: int | None = None) -> References:
         """Keys of the `count` rows nearest to x of every class, k at least, and all their features."""
@@ -142,12 +143,15 @@ def retrieval(
     embed: Callable[[Images], Any],
     answer: Callable[..., Any],
     track: Callable[[range], Iterable[int]] = iter,
+    *,
+    top: int = 1,
 ) -> Retrieval:
     """A classifier by retrieval from the bank of `near`, the kNN on the keys.
 
     `embed` maps images to features (batch, dim); `answer(features, neighbours' (batch, k, dim),
     nearness (batch, k))` gives logits, where exp(nearness) weighs each neighbour: 0 counts it in full,
-    -inf not at all. `track` wraps the range of batches, for a progress bar. (Zhao & Cho 2018, section
+    -inf not at all. `track` wraps the range of batches, for a progress bar. It is right where the class
+    is among the `top` largest logits. (Zhao & Cho 2018, section
     2.2, where keys are phi', features phi and the answer is g of the attention's projection.)
 
     Raises ValueError where the keys are of more than one tap, or shapes do not fit.
@@ -162,7 +166,8 @@ def retrieval(
     shape = jax.eval_shape(answer, *one).shape
     if len(shape) != 2:
         raise ValueError(f"logits of shape {shape}: (batch, class) needed")
-    return Retrieval(near, embed, answer, values, shape[1])
+    check_top(top, shape[1])
+    return Retrieval(near, embed, answer, values, shape[1], top)
 
 
 @jax.jit

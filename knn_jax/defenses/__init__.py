@@ -171,6 +171,12 @@ def _check_racnn(knobs: config.Defense, net: config.Net) -> None:
             f"defense.name={knobs.name!r} trains no net.name={net.name!r}: 'racnn' trains "
             "'small_racnn', 'cifar10_racnn', ..., and no other does"
         )
+    size = net.name.partition("_")[0]
+    if (size == "imagenet") > net.frozen or (net.frozen and size not in ("imagenet", "digits")):
+        raise ValueError(
+            f"net.frozen={net.frozen} with net.name={net.name!r}: it is for 'imagenet_racnn' and "
+            "'digits_racnn', and the former has no other"
+        )
     if len(knobs.layers) != 1:
         raise ValueError(
             f"defense.layers={knobs.layers}: name the one whose features racnn retrieves by"

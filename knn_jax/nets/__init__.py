@@ -50,12 +50,12 @@ def build(knobs: config.Net, classes: int) -> Any:
     if kind == "strided":
         return strided.Strided(strided.SIZES[size], strided.HIDDEN[size], classes)
     if kind == "racnn":
-        return racnn.Racnn(strided.SIZES[size], *racnn.SIZES[size], classes)
+        return (racnn.frozen if knobs.frozen else racnn.convolutional)(size, classes)
     if kind == "vgg":
         blocks, hidden = vgg.SIZES[size]
         return vgg.VGG(blocks, hidden, classes)
     if kind == "resnet18":
-        return resnet.ResNet(resnet.SIZES[size], classes, size in resnet.LARGE, knobs.half)
+        return resnet.of_size(size, classes, knobs.half)
     if kind == "resnet":
         stages, mean, std = preact_resnet.SIZES[size]
         return preact_resnet.PreActResNet(stages, classes, mean, std)
@@ -89,7 +89,8 @@ def prototyped(knobs: config.Net, classes: int, count: int, layers: tuple[str, .
 
 def retriever(knobs: config.Net) -> config.Net:
     """Of the network by whose features that of the recipe, one for racnn, retrieves."""
-    return dataclasses.replace(knobs, name=knobs.name.replace("_racnn", "_strided"))
+    kind = "_resnet18" if knobs.frozen else "_strided"
+    return dataclasses.replace(knobs, name=knobs.name.replace("_racnn", kind))
 
 
 def load_weights(path: str, net: Any) -> Any:

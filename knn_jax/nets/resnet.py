@@ -9,19 +9,25 @@ from knn_jax.nets.normalised import blocks, convolution, normalise, scale
 from knn_jax.nets.trunk import linear, spectral
 
 SIDES: Any = ((1, 1), (1, 1))  # that the pooling pads
-# (blocks, channels) of the stages; the first two are ResNet-18.
+# (blocks, channels) of the stages; the first three are ResNet-18.
 SIZES = {
+    "imagenet": ((2, 64), (2, 128), (2, 256), (2, 512)),
     "imagenette": ((2, 64), (2, 128), (2, 256), (2, 512)),
     "cifar": ((2, 64), (2, 128), (2, 256), (2, 512)),
     "small": ((1, 16), (1, 32), (1, 64), (1, 128)),
     "digits": ((1, 8), (1, 16)),
 }
-LARGE = ("imagenette", "digits")  # whose first layers quarter the image
+LARGE = ("imagenet", "imagenette", "digits")  # whose first layers quarter the image
+
+
+def of_size(size: str, classes: int, half: bool = False) -> "ResNet":
+    """The one of that name in `SIZES`."""
+    return ResNet(SIZES[size], classes, size in LARGE, half)
 
 
 class ResNet(nn.Module):
     """`(x, train) -> (logits, taps)`; taps are conv1, the first convolution pooled, and conv2, conv3,
-    ... after every stage, as paper 4 numbers them, flattened.
+    ... after every stage, as paper 4 numbers them, flattened; and pool, the mean of the last.
 
     `stages` holds (blocks, channels); those after the first halve the image. A `large` one is quartered
     first, by a convolution of 7x7 and a pooling; else that convolution is 3x3. `train` is as in
@@ -46,7 +52,8 @@ class ResNet(nn.Module):
         for tap, name, channels, stride in blocks("conv", self.stages, 2):
             x = Block(channels, stride, dtype, name=name)(x, train)
             taps[tap] = x.reshape(len(x), -1)  # the last of a stage stays
-        return linear(x.mean((1, 2)), self.classes, "fc"), taps
+        taps["pool"] = x.mean((1, 2))
+        return linear(taps["pool"], self.classes, "fc"), taps
 
     def lipschitz(self, variables: Any, layer: str) -> float:
         """An upper bound of the L2 Lipschitz constant from image to tap or fc, with running statistics.
@@ -61,6 +68,7 @@ class ResNet(nn.Module):
         for tap, name, _, stride in blocks("conv", self.stages, 2):
             bound *= _bound(params[name], statistics[name], stride)
             found[tap] = bound
+        found["pool"] = bound  # a mean of n numbers has norm 1 / sqrt(n)
         if layer == "fc":
             return bound * spectral(params["fc"]["kernel"])
         if layer not in found:
