@@ -27,7 +27,7 @@ from knn_jax import (
 )
 from knn_jax.defenses import Batch
 from knn_jax.defenses.idresnet import drawn
-from knn_jax.nets.idresnet import LEAST, IdResNet
+from knn_jax.nets.idresnet import LEAST, Branch, Convolution, IdResNet
 
 pytestmark = pytest.mark.usefixtures("quick")
 HOME = inspect.getmodule(attacks.kfgsm)
@@ -70,6 +70,23 @@ def test_it_begins_as_the_identity_and_can_learn(shared, images):
 
     slopes = jax.grad(total)(variables["params"])
     assert all(bool(jnp.any(leaf != 0)) for name in slopes for leaf in jax.tree.leaves(slopes[name]))
+
+
+def test_a_convolutional_branch_keeps_images_and_begins_as_the_identity(images):
+    """Of 8x8 pixels one channel holds the 16 numbers of a state: ots and the layers are 5x5 to 1."""
+    net = net_of(branch=Convolution)
+    variables = net.init(jax.random.key(0), images)
+    points, taps = net.apply(variables, images)
+    for tap in ("dec1", "dec2", "dec3"):
+        np.testing.assert_array_equal(taps[tap], taps["ots"])
+    np.testing.assert_array_equal(points, taps["ots"][:, :6])
+    sizes = {name: [a.size for a in jax.tree.leaves(p)] for name, p in variables["params"].items()}
+    assert sizes == {"ots": [1, 25], "dec": [1, 25], "cl": [6, 64 * 6]}
+    # A pixel moves its own window of 5x5 in ots, and nothing else.
+    moved = images.at[:, 4, 4].add(0.1)
+    near = np.asarray(net.apply(variables, moved)[1]["ots"] != taps["ots"]).reshape(-1, 8, 8)
+    assert near.any(0)[2:7, 2:7].all()
+    assert near.sum() == near[:, 2:7, 2:7].sum()
 
 
 def test_layers_share_their_weights_or_not(images):
@@ -117,8 +134,9 @@ def test_pixels_are_normalised_by_the_training_set_and_noise_is_added(images):
 
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("identity", [True, False])
-def test_no_pair_of_images_violates_the_constant(identity, shared, images):
-    net = net_of(identity=identity, shared=shared)
+@pytest.mark.parametrize("branch", [Branch, Convolution])
+def test_no_pair_of_images_violates_the_constant(branch, identity, shared, images):
+    net = net_of(identity=identity, shared=shared, branch=branch)
     variables = net.init(jax.random.key(0), images)
     draw = lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)  # noqa: E731
     variables = {**variables, "params": jax.tree.map(draw, variables["params"])}

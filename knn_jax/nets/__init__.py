@@ -61,7 +61,8 @@ def build(knobs: config.Net, classes: int) -> Any:
         return preact_resnet.PreActResNet(stages, classes, mean, std)
     if kind == "idresnet":
         own = knobs.subspaces, knobs.dim, idresnet.WIDTHS[size], classes
-        return idresnet.IdResNet(*own, knobs.shared, knobs.identity)
+        branch = idresnet.Convolution if knobs.convolutional else idresnet.Branch
+        return idresnet.IdResNet(*own, knobs.shared, knobs.identity, branch)
     layers = trunk.LAYERS[size]
     match kind:
         case "lipschitz":
