@@ -2,8 +2,8 @@ r"""Paper 5's repulsive prototypes in small: a tenth of CIFAR-10 and a narrow re
 
     python attack.py configs/cifar10_small_repulsive.py
 
-As `configs/cifar10_repulsive.py` has it, where what the paper leaves open is told, for 10 epochs by Adam.
-Its baselines, each with a `--workdir` of its own:
+As `configs/cifar10_repulsive.py` has it, where what the paper leaves open is told, for 10 epochs of
+4,500 images by Adam. Its baselines, each with a `--workdir` of its own:
 
     ... --name cifar10_small_softmax --defense.name basic --classifier.name network
     ... --name cifar10_small_at --defense.name basic --classifier.name network \
