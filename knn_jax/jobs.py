@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from knn_jax import (
+    checks,
     clusters,
     data,
     diagnosis,
@@ -44,7 +45,7 @@ def certify(recipe: Config, path: str) -> None:
 def _open(recipe: Config, path: str) -> tuple[data.Dataset, Path]:
     """Everything that can be wrong with a recipe is found here, before the long work."""
     dataset = data.load(recipe.data, progress.track)
-    recipes.check(recipe, dataset)
+    checks.check(recipe, dataset)
     fixed.check(recipe, dataset)
     diagnosis.check(recipe, dataset)
     smoothed.check(recipe)

@@ -35,6 +35,7 @@ LEVELS = {
     "diagnosis": 4,
     "fixed": 4,
     "chunks": 4,
+    "checks": 4,
     "recipes": 4,
     "smoothed": 4,
     "clusters": 4,

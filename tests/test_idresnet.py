@@ -13,6 +13,7 @@ from victims import digits, flat
 from knn_jax import (
     attacks,
     certificates,
+    checks,
     classifiers,
     clusters,
     config,
@@ -353,7 +354,7 @@ def test_a_recipe_from_training_to_attack(recipe, trains, tmp_path):
         analyze=config.Analyze(points=50),
     )
     dataset = data.load(recipe.data)
-    recipes.check(recipe, dataset)
+    checks.check(recipe, dataset)
     fixed.check(recipe, dataset)
     clusters.check(recipe, dataset)
     defended = recipes.defend(recipe, dataset, tmp_path)
@@ -376,7 +377,7 @@ def test_points_must_divide_into_subspaces(recipe):
         classifier=config.Classifier(metric="subspaces", k=5),
     )
     with pytest.raises(ValueError, match="no multiple of net"):
-        recipes.check(recipe, data.load(recipe.data))
+        checks.check(recipe, data.load(recipe.data))
 
 
 @pytest.mark.parametrize("knobs", [{"dim": 4}, {"name": "digits"}])

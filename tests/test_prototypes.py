@@ -361,6 +361,16 @@ def test_trained_prototypes_are_certified_above_the_images_they_began_as(tmp_pat
         (altered(TRAINED, net={"name": "digits_lipschitz"}), "defense.layers is empty"),
         (altered(TRAINED, attack={"names": ("pgd_loss",)}), "pgd_loss is for defense.name='basic'"),
         (altered(TRAINED, attack={"sources": ("substitute",)}), "'pixels' is not trained"),
+        (altered(REPULSIVE, analyze={"images": 5}), "analyze is for classifier.name='knn'"),
+        (
+            altered(
+                TRAINED,
+                net={"name": "digits_lipschitz"},
+                defense={"layers": ("relu1",)},
+                attack={"sources": ("substitute",)},
+            ),
+            "'basic' trains no net.name='digits_lipschitz'",
+        ),
         (
             altered(REPULSIVE, defense={"name": "vae"}, net={"name": "digits_vae"}),
             "classifier.name='prototypes'",

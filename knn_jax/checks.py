@@ -1,0 +1,156 @@
+"""What a recipe cannot ask: found before any long work, told in one line."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from knn_jax import classifiers, config, data, defenses, nets, recipes, training
+from knn_jax.config import Config
+
+# Attacks that need rows that vote.
+OF_NEIGHBORS = ("guided", "hinged", "kfgsm", "ask", "dknn", "adv_knn")
+
+
+def check(recipe: Config, dataset: data.Dataset) -> None:
+    """Raises ValueError, before any long work, for a recipe that the set or the net cannot serve."""
+    defenses.check(recipe.defense, recipe.net)
+    if recipe.optim.augment != "none" and recipe.defense.name == "rotation":
+        raise ValueError("optim.augment mirrors images, which changes the turns that rotation learns")
+    net = recipes.build(recipe, dataset)
+    training.check(recipe.optim, defenses.build(recipe.defense, net))
+    if recipe.net.weights:
+        nets.load_weights(recipe.net.weights, net)
+    _check_classifier(recipe, dataset)
+    trained = net
+    if recipe.defense.name == "racnn":
+        trained = nets.build(nets.retriever(recipe.net), dataset.classes)
+    _check_layers(trained, recipe.defense.layers, dataset)
+    if recipe.classifier.name == "knn":
+        if not recipe.classifier.layers:
+            raise ValueError("classifier.layers is empty: name at least one")
+        searched = (*recipe.classifier.layers, *recipe.ball.layers)
+        _check_layers(net, searched, dataset)
+        if recipe.classifier.metric == "subspaces":
+            _check_subspaces(net, searched, recipe.net.subspaces, dataset)
+    rows = recipe.classifier.bank_rows or len(dataset.train.labels)
+    rows = min(rows, len(dataset.train.labels))
+    if not 1 <= recipe.classifier.k <= rows:
+        raise ValueError(f"k={recipe.classifier.k} neighbours asked of a bank of {rows} rows")
+    missing = np.setdiff1d(np.arange(dataset.classes), dataset.train.labels[:rows])
+    if missing.size:
+        raise ValueError(
+            f"no row of class {missing[0]} in a bank of {rows} rows: every class needs one"
+        )
+    if not recipes.certifiable(recipe) and not recipe.attack.runs():
+        raise ValueError(
+            "no attack in attack.names, attack.norms; certificates cover neighbours in one layer by l2"
+        )
+    if recipe.certify.exact and recipe.classifier.metric != "l2":
+        raise ValueError("certify.exact is for classifier.metric=l2: certificates are of distances")
+    k = recipe.classifier.k
+    if recipe.certify.exact and k % 2 == 0:
+        other = f"use {k - 1} or {k + 1}, or leave it out"
+        raise ValueError(f"certify.exact is for an odd classifier.k, and it is {k}: {other}")
+    for field, value in (
+        ("attack.steps", recipe.attack.steps),
+        ("attack.starts", recipe.attack.starts),
+        ("attack.guided_steps", recipe.attack.guided_steps),
+        ("attack.chunk", recipe.attack.chunk),
+        ("certify.chunk", recipe.certify.chunk),
+        ("certify.own", recipe.certify.own),
+        ("certify.other", recipe.certify.other),
+    ):
+        if value < 1:
+            raise ValueError(f"{field}={value}: it must be at least 1")
+    for field, value in (
+        ("attack.images", recipe.attack.images),
+        ("attack.baseline_images", recipe.attack.baseline_images or recipe.attack.images),
+        ("certify.images", recipe.certify.images or recipe.attack.images),
+    ):
+        if not 1 <= value <= len(dataset.test.labels):
+            raise ValueError(f"{field}={value}: the test set has {len(dataset.test.labels)} images")
+
+
+def _check_layers(net: Any, layers: tuple[str, ...], dataset: data.Dataset) -> None:
+    """Raises ValueError for a layer that the net does not have."""
+    nets.features(net, *_shapes(net, layers, dataset))
+
+
+def _check_subspaces(net: Any, layers: tuple[str, ...], count: int, dataset: data.Dataset) -> None:
+    """Raises ValueError for a layer that is no multiple of so many subspaces."""
+    variables, _, shape = _shapes(net, layers, dataset)
+    found = nets.taps(net, variables, shape)
+    for layer in layers:
+        if count < 1 or found[layer][1] % count:
+            raise ValueError(
+                f"classifier.metric='subspaces': the {found[layer][1]} numbers of {layer} are no "
+                f"multiple of net.subspaces={count}"
+            )
+
+
+def _shapes(net: Any, layers: tuple[str, ...], dataset: data.Dataset) -> tuple:
+    """The arguments of `nets.features` beside the net, for one image."""
+    image = jax.ShapeDtypeStruct((1, *dataset.train.images.shape[1:]), jnp.float32)
+    return jax.eval_shape(net.init, jax.random.key(0), image), layers, image.shape
+
+
+def _check_classifier(recipe: Config, dataset: data.Dataset) -> None:
+    """Raises ValueError for attacks and measures that the classifier does not have."""
+    named = recipe.classifier.name
+    prototyped = recipe.defense.name in ("repulsive", "prototypes")
+    blind = recipe.net.name == "pixels" and not prototyped
+    blind = blind or recipe.defense.name in defenses.CLASSLESS
+    if blind and (named == "network" or "network" in recipe.attack.sources):
+        raise ValueError(
+            f"defense.name={recipe.defense.name!r} on net.name={recipe.net.name!r} has no output that "
+            "classifies: use classifier.name='knn' and attack.sources=model"
+        )
+    if recipe.classifier.top > 1 and named not in ("network", "retrieval"):
+        raise ValueError(
+            f"classifier.top={recipe.classifier.top} is for classifier.name='network' and 'retrieval', "
+            f"and it is {named!r}"
+        )
+    classifiers.check_top(recipe.classifier.top, dataset.classes)
+    if recipe.net.frozen and recipe.optim.weight_decay:
+        raise ValueError(
+            f"optim.weight_decay={recipe.optim.weight_decay} would change what net.frozen keeps: use 0"
+        )
+    if named == "prototypes" and not prototyped:
+        raise ValueError(
+            "classifier.name='prototypes' is for defense.name='repulsive' and 'prototypes', and it is "
+            f"{recipe.defense.name!r}"
+        )
+    if named == "prototypes" and recipe.classifier.metric != recipe.defense.distance:
+        raise ValueError(
+            f"classifier.metric={recipe.classifier.metric!r} for prototypes of defense.distance="
+            f"{recipe.defense.distance!r}: give the same, or classifier.name='network' for linf"
+        )
+    if "substitute" in recipe.attack.sources:
+        if recipe.net.name == "pixels":
+            raise ValueError("attack.sources=substitute: net.name='pixels' is not trained")
+        defenses.check(config.Defense(), recipe.net)
+    if "pgd_loss" in recipe.attack.names and recipe.defense.name not in ("basic", "repulsive"):
+        raise ValueError(
+            f"attack.names: pgd_loss is for defense.name='basic' and 'repulsive', and it is "
+            f"{recipe.defense.name!r}"
+        )
+    racnn = recipe.defense.name == "racnn"
+    if not racnn and (named == "retrieval" or "held" in recipe.attack.sources):
+        raise ValueError(
+            "classifier.name='retrieval' and attack.sources=held are for defense.name='racnn', and it "
+            f"is {recipe.defense.name!r}"
+        )
+    count, rows = recipe.defense.neighbors, len(dataset.candidates.labels)
+    if racnn and not count < rows:
+        raise ValueError(f"defense.neighbors={count} asked of {rows} candidates for retrieval")
+    if named == "retrieval" and recipe.classifier.bank_rows:
+        raise ValueError("classifier.bank_rows is for neighbours that vote: racnn retrieves from all")
+    if named == "knn":
+        return
+    if recipe.analyze.images or recipe.analyze.credibility:
+        raise ValueError(f"analyze is for classifier.name='knn', and it is {named!r}")
+    for name in recipe.attack.names:
+        if name in OF_NEIGHBORS and named != "prototypes":
+            raise ValueError(f"attack.names: {name} is for classifier.name='knn', and it is {named!r}")
