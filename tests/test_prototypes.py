@@ -209,10 +209,20 @@ def test_attacks_and_certificates_take_them_as_any_bank(digits, means):
     np.testing.assert_allclose(voronoi, jnp.maximum(own, 0), atol=1e-3)
 
 
-def test_starts_are_samples_of_other_classes_and_not_what_stands_for_prototypes(digits, means):
-    samples, x, y = digits
-    model = classifiers.prototypes(samples, means)
-    np.testing.assert_array_equal(model.rivals(x[:5], y[:5], 6), samples.rivals(x[:5], y[:5], 6))
+def test_starts_are_the_nearest_samples_that_fool(digits, means):
+    """Also where the nearest samples of other classes are taken for class y."""
+    samples, x, _ = digits
+    far = means.at[3].add(100.0)  # a 3 is never taken for one
+    model = classifiers.prototypes(samples, far)
+    given = model.predict(x)
+    three = jnp.full(5, 3, jnp.int32)
+    assert (given != 3).all()
+    for y in (given[:5], three):
+        starts = model.rivals(x[:5], y, 4)
+        for images, label, own in zip(starts, y, x[:5], strict=True):
+            assert (model.predict(images) != label).all()
+            apart = np.linalg.norm(np.asarray(flat(images - own[None])), axis=1)
+            assert (np.diff(apart) >= 0).all()
 
 
 def test_the_nearest_sample_is_of_that_class_and_right(digits, means):

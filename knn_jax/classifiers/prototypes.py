@@ -22,17 +22,18 @@ class Prototypes(KNN):
     """
 
     samples: Any = None  # KNN on the features of images
+    given: Any = None  # the class that each of these is given
 
     def rivals(self, x: Images, y: Labels, count: int) -> Float[Array, "batch count h w c"]:
-        """The samples of other classes that are nearest in features."""
-        return self.samples.rivals(x, y, count)
+        """The samples that are given other classes and are nearest in features. (The nearest of those
+        that are of other classes are given class y: no start for an attack.)"""
+        return dataclasses.replace(self.samples, labels=self.given).rivals(x, y, count)
 
     def nearest_sample(self, x: Images, y: Labels) -> tuple[Images, Any]:
         """Of each image the nearest of those samples of class y that are classified as such, and
         whether there is any."""
         (feature,), (bank,) = self.samples.features, self.samples.banks
-        given = self.labels[self.nearest(bank, self.banks[0], 1).index[:, 0]]
-        labels = jnp.where(given == self.samples.labels, given, -1)
+        labels = jnp.where(self.given == self.samples.labels, self.given, -1)
         near = self.nearest(feature(x), bank, 1, labels=labels, only=y).index[:, 0]
         return self.samples.images[near], near >= 0
 
@@ -58,4 +59,5 @@ def prototypes(samples: KNN, rows: Float[Array, "class count dim"]) -> Prototype
     near = samples.nearest(rows, bank, 1, labels=samples.labels, only=labels).index[:, 0]
     held = {field.name: getattr(samples, field.name) for field in dataclasses.fields(KNN)}
     held |= {"banks": (rows,), "images": samples.images[near], "labels": labels, "k": 1}
-    return Prototypes(**held, samples=samples)
+    given = labels[samples.nearest(bank, rows, 1).index[:, 0]]
+    return Prototypes(**held, samples=samples, given=given)
