@@ -148,6 +148,19 @@ def test_no_pair_of_images_violates_the_constant(branch, identity, shared, image
         assert 0 < ratio <= net.lipschitz(variables, layer)
 
 
+def test_the_constant_of_a_convolution_counts_its_windows(images):
+    """A kernel of ones moves an image that is brighter all over by some 25 times what a pixel moves."""
+    net = net_of(branch=Convolution)
+    variables = net.init(jax.random.key(0), images)
+    parameters = variables["params"]
+    ots = jax.tree.map(jnp.ones_like, parameters["ots"])
+    variables = {**variables, "params": {**parameters, "ots": ots}}
+    variables["batch_stats"] = jax.tree.map(jnp.ones_like, variables["batch_stats"])
+    one, two = (net.apply(variables, jnp.full((1, 8, 8, 1), v))[1]["ots"] for v in (0.0, 0.1))
+    ratio = jnp.linalg.norm(two - one) / 0.8
+    assert 15 < ratio <= net.lipschitz(variables, "ots")
+
+
 @pytest.mark.parametrize("kind", ["binomial", "uniform", "normal"])
 def test_noise_of_every_kind_has_the_same_variance(kind):
     noise = np.asarray(drawn(kind, jax.random.key(0), (100, 40, 40, 1)), np.float64)
