@@ -113,11 +113,10 @@ def _run(folder: Path, report: dict[str, Any], norm: str) -> Run:
     count = max(map(len, images.values()))
     lengths = np.full((len(images), count), np.inf)
     image = np.zeros((len(images), count, *next(iter(images.values())).shape[1:]), np.float32)
+    given = np.zeros((len(images), count), int)
     for i, (name, found) in enumerate(images.items()):
         lengths[i, : len(found)] = [float(row[f"{name}_norm"]) for row in rows[: len(found)]]
         image[i, : len(found)] = found
-    given = np.zeros((len(images), count), int)
-    for i, (name, found) in enumerate(images.items()):
         given[i, : len(found)] = [int(row[f"{name}_adversarial"]) for row in rows[: len(found)]]
     least = lengths.argmin(0), np.arange(count)
     label, clean = (np.array([int(row[name]) for row in rows[:count]]) for name in ("label", "clean"))
@@ -150,10 +149,8 @@ def _confusions(runs: list[Run], norm: str) -> Iterator[tuple[str, np.ndarray, n
 
 def commonest(label: np.ndarray, given: np.ndarray) -> np.ndarray:
     """The class most often given in error to images of each class, its own where there is none."""
-    classes = int(max(label.max(), given.max())) + 1
-    counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (label, given), label != given)
-    return np.where(counts.any(1), counts.argmax(1), np.arange(classes))
+    counts = figures.errors(label, given)
+    return np.where(counts.any(1), counts.argmax(1), np.arange(len(counts)))
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from knn_jax import attacks, balls, certificates, losses
+from knn_jax import attacks, balls, certificates
+from knn_jax.attacks import outcome
 from knn_jax.chunks import Chunks, Outcome
 from knn_jax.config import Config, Run
 from knn_jax.recipes import Defended
@@ -22,7 +23,7 @@ def predict(recipe: Config, defended: Defended, folder: Path) -> np.ndarray:
     def one(model, key, x, y):
         del key
         given = model.predict(x)
-        if getattr(model, "top", 1) > 1:  # it names several
+        if outcome.named(model) > 1:
             given = jnp.where(model.margin(x, y) > 0, y, given)
         return {"clean": given}
 
@@ -78,7 +79,7 @@ def kept(model: Any, x: Any, y: Any, image: Any, norm: Any, gradients: Any) -> d
     votes = model.votes(image)
     own = jax.nn.one_hot(y, model.classes, dtype=bool)
     rest = jnp.where(own, votes.min(1, keepdims=True) - 1, votes)
-    lost = losses.margin(votes, y, getattr(model, "top", 1)) <= 0  # a tie goes against class y
+    lost = outcome.lead(model, votes, y) <= 0  # a tie goes against class y
     success, length = jnp.isfinite(norm), balls.l2(0.0).norm(image - x)
     return {
         "image": image,

@@ -213,6 +213,14 @@ def retrieved(defended: Defended, clean: np.ndarray, outcome: Outcome) -> bytes:
     return _png(figure)
 
 
+def errors(labels: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """How many images of each class (row) are given each other class (column)."""
+    classes = int(max(labels.max(), given.max())) + 1
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (labels, given), labels != given)
+    return counts
+
+
 def confusion(runs) -> bytes:
     """For each (title, labels, given) how often images of each class are given each other class (paper
     5, figure 5)."""
@@ -220,9 +228,8 @@ def confusion(runs) -> bytes:
         1, len(runs), figsize=(4.2 * len(runs), 4.4), squeeze=False, layout="constrained"
     )
     for axis, (title, labels, given) in zip(axes[0], runs, strict=True):
-        classes = int(max(labels.max(), given.max())) + 1
-        counts = np.zeros((classes, classes), int)
-        np.add.at(counts, (labels, given), labels != given)
+        counts = errors(labels, given)
+        classes = len(counts)
         axis.imshow(counts, cmap="Oranges")
         for (row, column), count in np.ndenumerate(counts):
             if count and classes <= NUMBERED:

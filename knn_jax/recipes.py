@@ -1,6 +1,5 @@
 """A recipe brought to life: checked, its network trained or loaded, its bank fitted."""
 
-import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
@@ -86,7 +85,8 @@ def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
     if recipe.defense.name == "racnn":
         found = retrievers.network(recipe, dataset, folder)
     if "substitute" in wanted:
-        other = _substitute(recipe, dataset, folder)
+        progress.say("the substitute whose gradients are followed")
+        other = retrievers.plain(recipe, recipe.net, dataset, folder / "substitute")
         sources["substitute"] = classifiers.network(nets.output(*other), *_rows(recipe, dataset.train))
     if "network" in wanted:
         sources["network"] = classifiers.network(
@@ -113,15 +113,6 @@ def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
     for array in (*decides, dataset.test.labels, dataset.test.images[:1000]):
         digest.update(np.ascontiguousarray(array).data)
     return Defended(dataset, model, lipschitz, digest.hexdigest(), net, sources)
-
-
-def _substitute(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, Any]:
-    """The recipe's network trained by cross-entropy, as the recipe says but for early stopping."""
-    net = nets.build(recipe.net, dataset.classes)
-    progress.say("the substitute whose gradients are followed")
-    optim = dataclasses.replace(recipe.optim, stopping_eps=0.0)
-    devices, own = mesh.make(jax.local_devices()), folder / "substitute"
-    return net, training.train(defenses.basic(net), dataset, optim, own, devices)
 
 
 def bank(

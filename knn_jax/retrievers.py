@@ -1,5 +1,6 @@
 """What racnn retrieves with and from: a network trained first, the candidates' keys, their table."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from knn_jax import classifiers, data, defenses, mesh, neighbors, nets, progress, training
+from knn_jax import classifiers, config, data, defenses, mesh, neighbors, nets, progress, training
 from knn_jax.config import Config
 from knn_jax.references import References, looked_up
 from knn_jax.workdir import whole
@@ -16,10 +17,17 @@ from knn_jax.workdir import whole
 
 def network(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, Any]:
     """phi' and g' of paper 2, trained by cross-entropy as the recipe says: net and variables."""
-    net = nets.build(nets.retriever(recipe.net), dataset.classes)
     progress.say("the network whose features are retrieved by")
-    devices, own = mesh.make(jax.local_devices()), folder / "retriever"
-    return net, training.train(defenses.basic(net), dataset, recipe.optim, own, devices)
+    return plain(recipe, nets.retriever(recipe.net), dataset, folder / "retriever")
+
+
+def plain(recipe: Config, knobs: config.Net, dataset: data.Dataset, folder: Path) -> tuple[Any, Any]:
+    """Another network than the recipe's, trained by cross-entropy as the recipe says, but for early
+    stopping: net and variables."""
+    net = nets.build(knobs, dataset.classes)
+    optim = dataclasses.replace(recipe.optim, stopping_eps=0.0)
+    devices = mesh.make(jax.local_devices())
+    return net, training.train(defenses.basic(net), dataset, optim, folder, devices)
 
 
 def adopting(defense: defenses.Defense, net: Any, variables: Any) -> defenses.Defense:

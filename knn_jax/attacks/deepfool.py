@@ -33,9 +33,9 @@ def deepfool(
     """Steps to the nearest boundary of the linearised scores, until fooled.
 
     (Moosavi-Dezfooli, Fawzi & Frossard 2016; where the model names several classes, to the boundary by
-    which it is wrong.) The scores are the soft votes, their references those of
-    x throughout; boundaries are those between y and the likeliest other classes at x, of `candidates`
-    classes y included. Each step adds |s_c - s_y| / |grad (s_c - s_y)| (dual norm) to the
+    which it is wrong.) The scores are the soft votes, their references those of x throughout;
+    boundaries are those between y and the likeliest other classes at x, of `candidates` classes y
+    included. Each step adds |s_c - s_y| / |grad (s_c - s_y)| (dual norm) to the
     perturbation; x + (1 + overshoot) of it is asked for the hard decision, and the image is at last
     pulled back to the boundary by bisection. Where a `source` is given, its soft votes and references
     stand in for the model's own.
@@ -68,7 +68,7 @@ def _deepfool(model, source, x, y, steps, overshoot, temperature, *, norm, candi
         classes = scores.shape[1]
         own = jax.nn.one_hot(y, classes)
         ranked = lax.top_k(jnp.where(own > 0, -jnp.inf, scores), min(candidates, classes) - 1)[1]
-        top = getattr(model, "top", 1)
+        top = outcome.named(model)
         leads = jax.nn.one_hot(ranked.T, classes) - own[None]  # (candidate, batch, class)
 
         def step(some, image):

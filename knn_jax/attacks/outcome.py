@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from knn_jax import balls, classifiers, losses
 
@@ -49,9 +49,14 @@ def judge(
     return Found(image, length, success, jnp.asarray(gradients), jnp.asarray(forwards + 2))
 
 
-def lead(model: Any, scores: Float[Array, "batch class"], y: Labels) -> Float[Array, " batch"]:
-    """The margin of soft votes by which the model would be right: by as many classes as it names."""
-    return losses.margin(scores, y, getattr(model, "top", 1))
+def named(model: Any) -> int:
+    """How many classes the model names, among which the right one must be."""
+    return getattr(model, "top", 1)
+
+
+def lead(model: Any, scores: Num[Array, "batch class"], y: Labels) -> Num[Array, " batch"]:
+    """The margin of votes, hard or soft, by which the model would be right."""
+    return losses.margin(scores, y, named(model))
 
 
 def check(model: Any, x: Any, y: Any) -> tuple[Images, Labels]:

@@ -151,8 +151,8 @@ def retrieval(
     `embed` maps images to features (batch, dim); `answer(features, neighbours' (batch, k, dim),
     nearness (batch, k))` gives logits, where exp(nearness) weighs each neighbour: 0 counts it in full,
     -inf not at all. `track` wraps the range of batches, for a progress bar. It is right where the class
-    is among the `top` largest logits. (Zhao & Cho 2018, section
-    2.2, where keys are phi', features phi and the answer is g of the attention's projection.)
+    is among the `top` largest logits. (Zhao & Cho 2018, section 2.2, where keys are phi', features phi
+    and the answer is g of the attention's projection.)
 
     Raises ValueError where the keys are of more than one tap, or shapes do not fit.
     """

@@ -44,14 +44,8 @@ __all__ = [
 
 # Whose outputs are no classes of images.
 CLASSLESS = ("rotation", "autoencoder", "vae", "lipschitz", "idresnet")
-NORMALISED = (
-    "basic",
-    "rotation",
-    "soft_neighbors",
-    "trades",
-    "ask",
-    "repulsive",
-)  # train batch normalisation
+# That train networks with batch normalisation.
+NORMALISED = ("basic", "rotation", "soft_neighbors", "trades", "ask", "repulsive")
 
 
 def build(knobs: config.Defense, net: Any) -> Defense:
