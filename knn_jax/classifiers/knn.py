@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from knn_jax import losses, neighbors
 from knn_jax.classifiers.check import Images, Labels, check_images, check_labels, check_like
+from knn_jax.classifiers.decision import Decision
 
 References = tuple[Float[Array, "batch class count _"], ...]  # of each tap
 L2 = neighbors.Euclidean()
@@ -37,7 +38,7 @@ class Guides(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class KNN:
+class KNN(Decision):
     """k nearest neighbours on one or several taps. Make it with `knn`.
 
     A pytree: its arrays travel through `jit` as arguments. Any other classifier with these methods
@@ -60,14 +61,6 @@ class KNN:
         Raises ValueError for images that are not in [0, 1] or not of the bank's shape.
         """
         return _votes(self, check_like(x, self.images))
-
-    def predict(self, x: Images) -> Labels:
-        """The class with most votes, the lowest among equals."""
-        return self.votes(x).argmax(1).astype(jnp.int32)
-
-    def margin(self, x: Images, y: Labels) -> Int[Array, " batch"]:
-        """Votes of class y less the most of any other: fooled unless above zero."""
-        return losses.margin(self.votes(x), y)
 
     def references(self, x: Images, count: int | None = None) -> References:
         """The features of the `count` (k) rows nearest to x of every class, for each tap."""

@@ -5,18 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from knn_jax import losses, neighbors
+from knn_jax import neighbors
 from knn_jax.classifiers.check import Images, Labels, check_top
+from knn_jax.classifiers.decision import Decision
 from knn_jax.classifiers.knn import BATCH, KNN, knn
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Network:
+class Network(Decision):
     """A network that decides by its largest logit, for attacks to judge. Make it with `network`.
 
     It has no references, and its logits are its votes, hard and soft. Attacks that start from images of
@@ -39,14 +39,6 @@ class Network:
     def votes(self, x: Images) -> Float[Array, "batch class"]:
         """The logits."""
         return _logits(self, x)
-
-    def predict(self, x: Images) -> Labels:
-        """The class of the largest logit, the lowest among equals."""
-        return _logits(self, x).argmax(1).astype(jnp.int32)
-
-    def margin(self, x: Images, y: Labels) -> Float[Array, " batch"]:
-        """The logit of class y less the largest other, or the `top`-th: fooled unless above zero."""
-        return losses.margin(_logits(self, x), y, self.top)
 
     def references(self, x: Images, count: int | None = None) -> tuple[()]:
         """None."""

@@ -11,8 +11,9 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from knn_jax import losses, neighbors
+from knn_jax import neighbors
 from knn_jax.classifiers.check import Images, Labels, check_like, check_top
+from knn_jax.classifiers.decision import Decision
 from knn_jax.classifiers.knn import BATCH, FAR, KNN, embedded
 
 References = tuple[Float[Array, "batch class count key"], Float[Array, "batch row dim"]]
@@ -23,7 +24,7 @@ SHARP = 0.03  # how much colder than votes soft retrieval is
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Retrieval:
+class Retrieval(Decision):
     """Classifies features among those of the k rows with the nearest keys. Make it with `retrieval`."""
 
     near: KNN  # of the keys
@@ -64,14 +65,6 @@ class Retrieval:
         Raises ValueError for images that are not in [0, 1] or not of the bank's shape.
         """
         return _logits(self, check_like(x, self.images))
-
-    def predict(self, x: Images) -> Labels:
-        """The class of the largest logit, the lowest among equals."""
-        return self.votes(x).argmax(1).astype(jnp.int32)
-
-    def margin(self, x: Images, y: Labels) -> Float[Array, " batch"]:
-        """The logit of class y less the largest other, or the `top`-th: fooled unless above zero."""
-        return losses.margin(self.votes(x), y, self.top)
 
     def references(self, x: Images, count: int | None = None) -> References:
         """Keys of the `count` rows nearest to x of every class, k at least, and all their features."""

@@ -1,5 +1,6 @@
 """What training needs to know of a representation."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,3 +50,18 @@ class Defense(NamedTuple):
     logits: Callable[..., Any] | None
     learn: Callable[..., Any] | None = None
     examples: Callable[[data.Split], Any] | None = None
+
+
+def by_output(net: Any, loss: Callable[..., Any]) -> Defense:
+    """Training by a loss of the net's output: (variables, (logits, taps), Batch) -> (batch,)."""
+
+    def running(variables, key, batch):
+        del key
+        return loss(variables, net.apply(variables, batch.x), batch)
+
+    def learn(variables, key, batch):
+        apply = functools.partial(net.apply, mutable=[STATISTICS], rngs={"dropout": key})
+        output, statistics = apply(variables, batch.x, batch.there)
+        return loss(variables, output, batch), statistics
+
+    return Defense(net.init, running, lambda variables, x: net.apply(variables, x)[0], learn)

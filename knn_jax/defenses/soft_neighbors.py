@@ -1,11 +1,9 @@
 """Cross-entropy and the soft nearest neighbour loss: paper 1's representation, paper 4's baseline."""
 
-import functools
 from typing import Any
 
 from knn_jax import losses
-from knn_jax.defenses.basic import basic
-from knn_jax.defenses.defense import STATISTICS, Defense
+from knn_jax.defenses.defense import Defense, by_output
 
 TEMPERATURE = 100.0  # of squared distances, kept as paper 1's trained network has it
 
@@ -20,7 +18,7 @@ def soft_neighbors(
     temperature, of squared distances, stays what it is.
     """
 
-    def total(output, batch):
+    def loss(_, output, batch):
         logits, taps = output
         chosen = [taps[layer] for layer in layers or list(taps)[:-1]]
         parted = [
@@ -28,13 +26,4 @@ def soft_neighbors(
         ]
         return losses.cross_entropy(logits, batch.y) + weight * sum(parted)
 
-    def loss(variables, key, batch):
-        del key
-        return total(net.apply(variables, batch.x), batch)
-
-    def learn(variables, key, batch):
-        apply = functools.partial(net.apply, mutable=[STATISTICS], rngs={"dropout": key})
-        output, statistics = apply(variables, batch.x, batch.there)
-        return total(output, batch), statistics
-
-    return Defense(net.init, loss, basic(net).logits, learn)
+    return by_output(net, loss)
