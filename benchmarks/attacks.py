@@ -80,6 +80,7 @@ def minimum_norm(
     path: str = "mnist",
     weights: str = "mnist_basic_weights.npz",
     images: int = 100,
+    steps: int = 60,
     starts: int = 4,
     out: str = "",
 ) -> None:
@@ -100,9 +101,10 @@ def minimum_norm(
     x, y, key = x[right], y[right], jax.random.key(0)
 
     def ours(key, model, x, y):
-        return attacks.minimum_norm(key, model, x, y, steps=60, starts=starts)
+        return attacks.minimum_norm(key, model, x, y, steps=steps, starts=starts)
 
-    found: dict[str, Any] = {"what": "minimum_norm", "images": images, "starts": starts}
+    found: dict[str, Any] = {"what": "minimum_norm", "images": images}
+    found |= {"steps": steps, "starts": starts}
     norms = {}
     for name, attack in (("minimum_norm", ours), ("hinged", attacks.hinged)):
         start = time.perf_counter()

@@ -1,10 +1,16 @@
-"""Paper 1's L2-Adv: 75-NN on relu3 of an adversarially trained network (Table 3).
+r"""Paper 1's L2-Adv: 75-NN on relu3 of an adversarially trained network (Table 3).
 
     python attack.py configs/mnist_l2_adv.py
 
 Perturbed images only, 40 steps of .1 from normal noise of .1 a pixel. As in the paper's code they
 stay in no ball; `--defense.eps 4` keeps them in the one its later code had. Trains 20 epochs by
 Adam 1e-3, batch 128 (its authors' code: 70 epochs, the rate falling at 40, 50 and 60).
+
+In small, 10 minutes of one CPU core, clean .954:
+
+    python attack.py configs/mnist_l2_adv.py --name mnist_l2_adv_small \
+        --workdir runs/mnist_l2_adv_small --data.train-images 6000 --optim.epochs 8 \
+        --optim.drops 6 --optim.batch-size 64 --defense.steps 10
 
 The paper's figures are withdrawn by its authors.
 """

@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from knn_jax import classifiers, config, data, defenses, nets, recipes, training
+from knn_jax import classifiers, config, data, defenses, kinds, nets, recipes, training
 from knn_jax.config import Config
-
-# Attacks that need rows that vote.
-OF_NEIGHBORS = ("guided", "hinged", "kfgsm", "ask", "dknn", "adv_knn")
+from knn_jax.kinds import KINDS
 
 
 def check(recipe: Config, dataset: data.Dataset) -> None:
@@ -34,8 +32,7 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
         _check_layers(net, searched, dataset)
         if recipe.classifier.metric == "subspaces":
             _check_subspaces(net, searched, recipe.net.subspaces, dataset)
-    rows = recipe.classifier.bank_rows or len(dataset.train.labels)
-    rows = min(rows, len(dataset.train.labels))
+    rows = recipes.bank_size(recipe, dataset)
     if not 1 <= recipe.classifier.k <= rows:
         raise ValueError(f"k={recipe.classifier.k} neighbours asked of a bank of {rows} rows")
     missing = np.setdiff1d(np.arange(dataset.classes), dataset.train.labels[:rows])
@@ -43,10 +40,9 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
         raise ValueError(
             f"no row of class {missing[0]} in a bank of {rows} rows: every class needs one"
         )
-    if not recipes.certifiable(recipe) and not recipe.attack.runs():
-        raise ValueError(
-            "no attack in attack.names, attack.norms; certificates cover neighbours in one layer by l2"
-        )
+    _check_attacks(recipe.attack)
+    if not recipes.certifiable(recipe) and not recipe.attack.names:
+        raise ValueError("attack.names is empty; certificates cover neighbours in one layer by l2")
     if recipe.certify.exact and recipe.classifier.metric != "l2":
         raise ValueError("certify.exact is for classifier.metric=l2: certificates are of distances")
     k = recipe.classifier.k
@@ -71,6 +67,22 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     ):
         if not 1 <= value <= len(dataset.test.labels):
             raise ValueError(f"{field}={value}: the test set has {len(dataset.test.labels)} images")
+
+
+def _check_attacks(knobs: config.Attack) -> None:
+    """Raises ValueError for an attack with none of the norms, and a source that none follows."""
+    runs = kinds.runs(knobs)
+    for name in knobs.names:
+        if name not in {run.name for run in runs}:
+            has = " and ".join(KINDS[name].norms)
+            raise ValueError(f"attack.norms={knobs.norms}: {name} has {has} only")
+    for source in knobs.sources if runs else ():
+        if source not in {run.source for run in runs}:
+            follow = ", ".join(name for name, kind in KINDS.items() if kind.sourced)
+            raise ValueError(
+                f"attack.sources={source}: no attack of attack.names={knobs.names} follows it; "
+                f"these can: {follow}"
+            )
 
 
 def _check_layers(net: Any, layers: tuple[str, ...], dataset: data.Dataset) -> None:
@@ -136,6 +148,12 @@ def _check_classifier(recipe: Config, dataset: data.Dataset) -> None:
             f"attack.names: pgd_loss is for defense.name='basic' and 'repulsive', and it is "
             f"{recipe.defense.name!r}"
         )
+    outputs = recipe.net.subspaces * recipe.net.dim
+    if recipe.defense.name == "noisy" and outputs != dataset.classes:
+        raise ValueError(
+            f"defense.name='noisy' learns classes, {dataset.classes}, and net.subspaces x net.dim is "
+            f"{outputs}: give --net.subspaces 1 --net.dim {dataset.classes}"
+        )
     racnn = recipe.defense.name == "racnn"
     if not racnn and (named == "retrieval" or "held" in recipe.attack.sources):
         raise ValueError(
@@ -152,5 +170,6 @@ def _check_classifier(recipe: Config, dataset: data.Dataset) -> None:
     if recipe.analyze.images or recipe.analyze.credibility:
         raise ValueError(f"analyze is for classifier.name='knn', and it is {named!r}")
     for name in recipe.attack.names:
-        if name in OF_NEIGHBORS and named != "prototypes":
+        kind = KINDS[name]
+        if kind.learns or (kind.voting and named != "prototypes"):
             raise ValueError(f"attack.names: {name} is for classifier.name='knn', and it is {named!r}")

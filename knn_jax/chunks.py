@@ -1,6 +1,5 @@
 """What is computed of test images chunk by chunk, kept, and found again."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import numpy as np
 
 from knn_jax import data, progress
 from knn_jax.recipes import Defended
-from knn_jax.workdir import whole
+from knn_jax.workdir import digest, whole
 
 
 class Outcome(NamedTuple):
@@ -24,7 +23,10 @@ class Outcome(NamedTuple):
 
 
 class Chunks:
-    """Test images, or those of `split`, chunk by chunk; equal settings find each chunk's file again."""
+    """Test images, or those of `split`, chunk by chunk; equal settings find each chunk's file again.
+
+    `source` is the classifier whose gradients are followed, if it is another.
+    """
 
     def __init__(
         self,
@@ -35,13 +37,14 @@ class Chunks:
         seed: int,
         folder: Path,
         split: data.Split | None = None,
+        source: Any = None,
     ):
         self.defended, self.size, self.seed = defended, min(chunk, images), seed
         self.model: Any = defended.model  # what is computed with
         self.split = split or defended.dataset.test
-        identity = json.dumps([settings, defended.fingerprint, defended.model.k, jax.__version__])
-        digest = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
-        parts = folder / "parts" / f"{settings[0]}_{settings[1]}_{digest}"
+        told = json.dumps([settings, defended.fingerprint, jax.__version__])
+        identity = digest(told, *jax.tree.leaves(source))
+        parts = folder / "parts" / f"{settings[0]}_{settings[1]}_{identity}"
         spans = [(first, min(chunk, images - first)) for first in range(0, images, chunk)]
         self.files = {span: parts / f"{span[0]:06d}_{span[1]}.npz" for span in spans}
 

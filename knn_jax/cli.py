@@ -62,13 +62,16 @@ def parse(argv: list[str], about: str) -> tuple[Config, str]:
         description=f"{about}\n\n{module.get('__doc__') or ''}",
     )
     asked = Config(**{name: getattr(given, name) for name in knobs})
-    if _told(asked) != _told(recipe):
+    copy = asked.data.name == recipe.data.name or asked.data.name.endswith(".npz")
+    if not copy or _told(asked) != _told(recipe):
         asked = dataclasses.replace(asked, reported={})
     return asked, given.workdir
 
 
 def _told(recipe: Config) -> tuple:
-    """What a paper's figures are of, beside the layers."""
+    """What a paper's figures are of, beside the set and the layers."""
     classifier, ball = recipe.classifier, recipe.ball
+    net = dataclasses.replace(recipe.net, weights="")
     attack = (ball.layers, ball.k, ball.others, ball.metric, ball.targeted, ball.drawn)
-    return recipe.name, recipe.net.name, recipe.defense, classifier.k, classifier.metric, attack
+    untrained = recipe.optim.epochs == 0
+    return recipe.name, net, recipe.defense, untrained, classifier.k, classifier.metric, attack

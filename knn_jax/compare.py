@@ -134,9 +134,10 @@ def _confusions(runs: list[Run], norm: str) -> Iterator[tuple[str, np.ndarray, n
     common with the first (paper 5, section 5)."""
     first = None
     for run in runs:
-        [radius, *_] = next(a["robust_acc"] for a in run.report["attacks"] if a["norm"] == norm)
-        given = np.where(run.right & (run.norm > float(radius)), run.label, run.given)
-        title = f"{run.report['name']}, within {float(radius):g} in {norm}"
+        within = next(a["robust_acc"] for a in run.report["attacks"] if a["norm"] == norm)
+        radius = min(map(float, within), default=0.0)
+        given = np.where(run.right & (run.norm > radius), run.label, run.given)
+        title = f"{run.report['name']}, within {radius:g} in {norm}"
         wrong, common = given != run.label, commonest(run.label, given)
         if first is None:
             first = wrong, common

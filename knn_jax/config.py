@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -211,26 +211,6 @@ class Classifier:
     """Training images in the bank, the first so many; 0: all."""
 
 
-class Run(NamedTuple):
-    """One attack, as it is asked for."""
-
-    name: str
-    """Of the attack."""
-    norm: Literal["l2", "linf"]
-    """In which it is measured."""
-    source: str = "model"
-    """Whose gradients it follows."""
-
-    @property
-    def label(self) -> str:
-        """Name and source, where that is not the classifier itself."""
-        return self.name if self.source == "model" else f"{self.name} on {self.source}"
-
-
-# Attacks that can follow another's gradients.
-SOURCED = ("pgd", "pgd_loss", "fgsm", "ifgsm", "deepfool", "lbfgs")
-
-
 @dataclass(frozen=True)
 class Attack:
     """The attacks for the smallest perturbation and what they are run on."""
@@ -288,17 +268,6 @@ class Attack:
     def within(self, norm: Literal["l2", "linf"]) -> tuple[float, ...]:
         """The radii of that norm."""
         return self.radii if norm == "l2" else self.radii_linf
-
-    def runs(self) -> list[Run]:
-        """Each attack with each norm and source that it has."""
-        alone = ("guided", "hinged", "boundary", "lbfgs")
-        return [
-            Run(name, norm, source)
-            for name in self.names
-            for norm in self.norms
-            if norm == "l2" or name not in alone
-            for source in (self.sources if name in SOURCED else ("model",))
-        ]
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,10 @@ def load(knobs: config.Data, track: Track = lambda items, _: items) -> Dataset:
     `track(items, what)` wraps the one loop that can be long, the first decoding of a TFDS set.
     Raises ValueError for an unknown or unprepared set and for images or labels that are unfit.
     """
+    if knobs.size < 0:
+        raise ValueError(f"data.size={knobs.size}: a side in pixels, or 0 to leave images as they are")
+    if knobs.size and (knobs.name == "digits" or knobs.name.endswith(".npz")):
+        raise ValueError(f"data.size={knobs.size} is for sets of TFDS: {knobs.name} keeps its size")
     if knobs.name == "digits":
         if knobs.candidates:
             raise ValueError(f"data.candidates={knobs.candidates!r}: the digits have no such split")

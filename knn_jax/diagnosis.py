@@ -1,18 +1,18 @@
 """What the features and votes of a trained classifier say, chunk by chunk: paper 1's Table 4, DkNN's
 credibility."""
 
-import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from knn_jax import analysis, data
+from knn_jax import analysis, data, recipes
 from knn_jax.chunks import Chunks, Outcome
 from knn_jax.config import Config
 from knn_jax.evaluation import Attacked
 from knn_jax.recipes import Defended
+from knn_jax.workdir import digest
 
 
 class Trust(NamedTuple):
@@ -41,8 +41,7 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     for field, value in (("steps", knobs.steps), ("chunk", knobs.chunk)):
         if value < 1:
             raise ValueError(f"analyze.{field}={value}: it must be at least 1")
-    rows = len(dataset.train.labels)
-    rows = min(recipe.classifier.bank_rows or rows, rows)
+    rows = recipes.bank_size(recipe, dataset)
     if knobs.images and not 2 <= knobs.neighbors <= rows:
         raise ValueError(
             f"analyze.neighbors={knobs.neighbors} asked of a bank of {rows} rows: use 2 to {rows}"
@@ -50,7 +49,8 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     height, width = dataset.test.images.shape[1:3]
     if knobs.credibility and height != width:
         raise ValueError(
-            f"analyze.credibility turns images, and these are {height}x{width}: give data.size, say 32"
+            f"analyze.credibility turns images, which must be square, and these are {height}x{width}: "
+            "data.size makes them so"
         )
 
 
@@ -89,7 +89,7 @@ def credibility(
 
     def arrays(one, name, split, what):
         chunks = Chunks(
-            ["credibility", name, chunk, _digest(*split, *defended.dataset.valid)],
+            ["credibility", name, chunk, digest(*split, *defended.dataset.valid)],
             *(defended, len(split.labels), chunk, 0, folder, split),
         )
         return chunks.outcome(one, what).arrays
@@ -148,10 +148,3 @@ def summary(recipe: Config, found: Diagnosis) -> dict[str, Any]:
             for name, trust in found.credibility.items()
         ]
     return told
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

@@ -11,7 +11,8 @@ import numpy as np
 from knn_jax import attacks, balls, certificates
 from knn_jax.attacks import outcome
 from knn_jax.chunks import Chunks, Outcome
-from knn_jax.config import Config, Run
+from knn_jax.config import Config
+from knn_jax.kinds import Run
 from knn_jax.recipes import Defended
 
 Attacked = dict[tuple[str, balls.Norm], Outcome]  # by label of the attack and norm
@@ -69,8 +70,9 @@ def attack(
         return kept(model, x, y, found.image, found.norm, found.gradients)
 
     settings = [which.label, norm, own, knobs.chunk, knobs.seed]
-    chunks = Chunks(settings, defended, images, knobs.chunk, knobs.seed, folder)
-    chunks.model = defended.model, defended.sources[source]
+    follows = defended.sources[source]
+    chunks = Chunks(settings, defended, images, knobs.chunk, knobs.seed, folder, source=follows)
+    chunks.model = defended.model, follows
     return chunks.outcome(one, f"{which.label} {norm}") if run or chunks.complete() else None
 
 
@@ -79,7 +81,7 @@ def kept(model: Any, x: Any, y: Any, image: Any, norm: Any, gradients: Any) -> d
     votes = model.votes(image)
     own = jax.nn.one_hot(y, model.classes, dtype=bool)
     rest = jnp.where(own, votes.min(1, keepdims=True) - 1, votes)
-    lost = outcome.lead(model, votes, y) <= 0  # a tie goes against class y
+    lost = ~(outcome.lead(model, votes, y) > 0)  # a tie goes against class y, and NaN
     success, length = jnp.isfinite(norm), balls.l2(0.0).norm(image - x)
     return {
         "image": image,

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from knn_jax import attacks, config, data, defenses, losses, progress
+from knn_jax import attacks, config, data, defenses, kinds, losses, progress
 from knn_jax.chunks import Chunks, Outcome
-from knn_jax.config import Config, Run
+from knn_jax.config import Config
 from knn_jax.defenses import Batch
 from knn_jax.evaluation import kept
-from knn_jax.recipes import Defended, bank
+from knn_jax.kinds import KINDS, Run
+from knn_jax.recipes import Defended, bank, bank_size
 
 CONFIDENT = 50  # neighbours by whose votes images are told apart that resist ask (paper 4, VI.A)
-NAMES = ("pgd", "pgd_loss", "kfgsm", "ask", "dknn", "adv_knn")
 
 
 def check(recipe: Config, dataset: data.Dataset) -> None:
@@ -30,16 +30,15 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     for name in ("refresh", "refresh_ask", "tune", "k", "others"):
         if getattr(knobs, name) < 0:
             raise ValueError(f"ball.{name}={getattr(knobs, name)}: it must not be below 0")
-    tests, rows = len(dataset.test.labels), len(dataset.train.labels)
+    tests, rows = len(dataset.test.labels), bank_size(recipe, dataset)
     if knobs.tune > tests:
         raise ValueError(f"ball.tune={knobs.tune}: the test set has {tests} images")
-    rows = min(recipe.classifier.bank_rows or rows, rows)
     for name in ("k", "others"):
         if getattr(knobs, name) > rows:
             raise ValueError(f"ball.{name}={getattr(knobs, name)} asked of a bank of {rows} rows")
-    for name, norm, _ in recipe.attack.runs():
+    for name, norm, _ in kinds.runs(recipe.attack):
         field, radii = "radii" if norm == "l2" else "radii_linf", recipe.attack.within(norm)
-        if name in NAMES and not (radii and min(radii) >= 0):
+        if KINDS[name].ball and not (radii and min(radii) >= 0):
             raise ValueError(f"attack.{field}={radii}: {name} needs radii of 0 or more")
 
 
@@ -52,12 +51,13 @@ def attack(
     the first trial; `trials` has each trial's norms. Without `run`, what earlier runs left in the
     folder; None if that is not all of it.
     """
-    knobs, inside, (name, norm, _) = recipe.attack, recipe.ball, which
+    knobs, inside, (name, norm, source) = recipe.attack, recipe.ball, which
     radii = jnp.asarray(knobs.within(norm), jnp.float32)
     own = {"norm": norm, "steps": inside.steps, "restarts": inside.restarts}
     settings = [which.label, norm, dataclasses.asdict(inside), radii.tolist(), knobs.chunk, knobs.seed]
     images = knobs.baseline_images or knobs.images
-    chunks = Chunks(settings, defended, images, knobs.chunk, knobs.seed, folder)
+    follows = defended.sources[source]
+    chunks = Chunks(settings, defended, images, knobs.chunk, knobs.seed, folder, source=follows)
     if not chunks.complete():
         if not run:
             return None

@@ -9,6 +9,7 @@ from knn_jax import (
     diagnosis,
     evaluation,
     fixed,
+    kinds,
     progress,
     recipes,
     report,
@@ -22,7 +23,9 @@ def train(recipe: Config, path: str) -> None:
     """Trains, or goes on from the checkpoint in the workdir."""
     dataset, folder = _open(recipe, path)
     recipes.network(recipe, dataset, folder)
-    print(f"trained: {folder / 'checkpoints'}")
+    checkpoints = folder / "checkpoints"
+    nothing = f"nothing to train: net.name={recipe.net.name!r}, net.weights={recipe.net.weights!r}"
+    print(f"trained: {checkpoints}" if checkpoints.exists() else nothing)
 
 
 def attack(recipe: Config, path: str) -> None:
@@ -58,8 +61,8 @@ def _evaluate(recipe: Config, path: str, *, run: bool) -> None:
     defended = recipes.defend(recipe, dataset, folder)
     clean = evaluation.predict(recipe, defended, folder)
     outcomes = []
-    for which in recipe.attack.runs():
-        attack = fixed.attack if which.name in fixed.NAMES else evaluation.attack
+    for which in kinds.runs(recipe.attack):
+        attack = fixed.attack if kinds.KINDS[which.name].ball else evaluation.attack
         outcome = attack(recipe, defended, which, folder, run=run)
         outcomes.append(((which.label, which.norm), outcome))
     attacked = {key: outcome for key, outcome in outcomes if outcome}

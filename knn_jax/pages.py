@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.table import Table
 
-COLUMNS = ("", "norm", "n", "success", "mean", "median", "accuracy within radius", "seconds")
+from knn_jax import cli
+from knn_jax.kinds import KINDS
 
-# Attacks of papers, not our strongest.
-PAPERS = ("guided", "pgd_loss", "kfgsm", "ask", "dknn", "adv_knn", "fgsm", "ifgsm", "deepfool", "lbfgs")
-FIGURES = ("", "", "n", "clean", "mean", "accuracy within radius")
+COLUMNS = ("", "norm", "n", "success", "mean", "median", "accuracy within radius", "seconds")
+FIGURES = ("", "", "n", "clean", "found", "mean", "accuracy within radius")
 
 
 def headline(report: dict[str, Any]) -> str:
@@ -41,8 +41,8 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
     def row(name, entry, success, mean, median, accuracies):
         numbers = ("" if v is None else f"{v:.3f}" for v in (success, mean, median))
-        within = "  ".join(f"{float(radius):.4g}: {value:.3f}" for radius, value in accuracies.items())
-        return name, entry["norm"], str(entry["n"]), *numbers, within, f"{entry['seconds']:.1f}"
+        within = _within(accuracies), f"{entry['seconds']:.1f}"
+        return name, entry["norm"], str(entry["n"]), *numbers, *within
 
     attacks = (
         row(a["name"], a, a["success_rate"], a["mean_norm"], a["median_norm"], a["robust_acc"])
@@ -83,32 +83,33 @@ def table(report: dict[str, Any]) -> Table:
     return shown
 
 
-def columns(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """A line for each of what the paper reported, its attack reproduced, the strongest and what is
+def lines(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One for each of what the paper reported, its attack reproduced, the strongest and what is
     certified, as one text for each of FIGURES; those that there are."""
     name = _name(report)
     clean = f"{report['clean_acc']:.4f}"
 
-    def line(what, n, clean, mean, accuracies):
-        mean = "" if mean is None else f"{mean:.3f}"
-        within = "  ".join(f"{float(r):.4g}: {value:.3f}" for r, value in accuracies.items())
-        return name, what, str(n), clean, mean, within
+    def line(what, n, clean, success, mean, accuracies):
+        numbers = ("" if v is None else f"{v:.3f}" for v in (success, mean))
+        return name, what, str(n), clean, *numbers, _within(accuracies)
 
     def reported(what, mean, prefix, told):
         accuracies = {k.removeprefix(prefix): v for k, v in told.items() if k.startswith(prefix)}
         own = f"{told['clean_acc']:.4f}" if "clean_acc" in told else ""
         there = mean in told or accuracies
-        return [line(what, "", own, told.get(mean), accuracies)] if there else []
+        return [line(what, "", own, None, told.get(mean), accuracies)] if there else []
 
     def found(what, entry):
         norm = "" if entry["norm"] == "l2" else f", {entry['norm']}"
-        return line(f"{what}{norm}", entry["n"], clean, entry["mean_norm"], entry["robust_acc"])
+        of = entry["n"], clean, entry["success_rate"], entry["mean_norm"]
+        return line(f"{what}{norm}", *of, entry["robust_acc"])
 
     def of_a_paper(entry):
         attack, _, source = entry["name"].partition(" on ")
+        kind = KINDS.get(attack)  # None: the least of all
         # Paper 2 never had the retrieval inside the gradient.
-        inside = not source and report["config"]["classifier"].get("name") == "retrieval"
-        return attack in PAPERS and not inside
+        retrieval = report["config"]["classifier"].get("name") == "retrieval"
+        return kind and kind.paper and not (kind.sourced and not source and retrieval)
 
     told, of_attacks = report["reported"], report.get("reported_attacks", {})
     papers = [entry for entry in report["attacks"] if of_a_paper(entry)]
@@ -127,16 +128,15 @@ def columns(report: dict[str, Any]) -> list[tuple[str, ...]]:
         *(found("adaptive", entry) for entry in strongest.values()),
         *reported("reported, certified", "mean_radius", "cert_", told),
         *(
-            line(f"certified, {c['name']}", c["n"], clean, c["mean_radius"], c["certified_acc"])
+            line(f"certified, {c['name']}", c["n"], clean, None, c["mean_radius"], c["certified_acc"])
             for c in proven
         ),
     ]
 
 
 def markdown(reports: list[dict[str, Any]]) -> str:
-    """For the README: the four columns of each report, one below the other."""
-    lines = [line for report in reports for line in columns(report)]
-    return _pipes(FIGURES, lines)
+    """For the README: the lines of all reports in one table."""
+    return _pipes(FIGURES, [line for report in reports for line in lines(report)])
 
 
 def measurements(reports: list[dict[str, Any]]) -> str:
@@ -146,6 +146,11 @@ def measurements(reports: list[dict[str, Any]]) -> str:
         for head, *lines in measured(report):
             tables.setdefault(("", *head), []).extend((_name(report), *line) for line in lines)
     return "\n".join(_pipes(head, lines) for head, lines in tables.items())
+
+
+def _within(accuracies: dict[str, float]) -> str:
+    """Radii and the accuracy within each, as one text."""
+    return "  ".join(f"{float(radius):.4g}: {value:.3f}" for radius, value in accuracies.items())
 
 
 def _name(report: dict[str, Any]) -> str:
@@ -206,6 +211,16 @@ def _html(table: list[tuple[str, ...]]) -> str:
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in body)}</table>"
 
 
-if __name__ == "__main__":  # python -m knn_jax.pages results/*.json
-    found = [json.loads(Path(file).read_text()) for file in sys.argv[1:]]
-    print("\n".join(filter(None, [markdown(found), measurements(found)])))
+def main() -> None:
+    """Prints both tables of the reports named on the command line."""
+    if len(sys.argv) < 2:
+        raise ValueError("give report.json files: python -m knn_jax.pages results/*.json")
+    try:
+        reports = [json.loads(Path(file).read_text()) for file in sys.argv[1:]]
+    except OSError as error:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
+    print("\n".join(filter(None, [markdown(reports), measurements(reports)])))
+
+
+if __name__ == "__main__":
+    cli.run(main)

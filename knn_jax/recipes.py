@@ -1,6 +1,7 @@
-"""A recipe brought to life: checked, its network trained or loaded, its bank fitted."""
+"""A recipe brought to life: its network trained or loaded, its bank fitted."""
 
-import hashlib
+import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,12 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from knn_jax import (
     classifiers,
     data,
     defenses,
+    kinds,
     mesh,
     neighbors,
     nets,
@@ -23,6 +24,7 @@ from knn_jax import (
     training,
 )
 from knn_jax.config import Config
+from knn_jax.workdir import digest
 
 
 class Defended(NamedTuple):
@@ -79,7 +81,7 @@ def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
     """Trains or loads the network and fits the bank."""
     net = found = network(recipe, dataset, folder)
     named = recipe.classifier.name
-    wanted = {named, *recipe.attack.sources}
+    wanted = {named, *(run.source for run in kinds.runs(recipe.attack))}
     sources: dict[str, Any] = {"model": None}
     lipschitz = math.inf
     if recipe.defense.name == "racnn":
@@ -103,16 +105,20 @@ def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
         model = bank(recipe, net, dataset, layers)
         if named == "prototypes":
             model = classifiers.prototypes(model, net[0].rows(net[1]))
-        decides = *model.banks, model.labels
         if recipe.classifier.metric == "l2":
             lipschitz = net[0].lipschitz(net[1], layers[0])
     else:
         model = sources[named]
-        decides = jax.tree.leaves(model)
-    digest = hashlib.blake2b(digest_size=8)
-    for array in (*decides, dataset.test.labels, dataset.test.images[:1000]):
-        digest.update(np.ascontiguousarray(array).data)
-    return Defended(dataset, model, lipschitz, digest.hexdigest(), net, sources)
+    told = json.dumps(dataclasses.asdict(recipe.classifier))
+    decides = jax.tree.leaves(model)
+    fingerprint = digest(told, *decides, dataset.test.labels, dataset.test.images[:1000])
+    return Defended(dataset, model, lipschitz, fingerprint, net, sources)
+
+
+def bank_size(recipe: Config, dataset: data.Dataset) -> int:
+    """How many rows vote."""
+    rows = len(dataset.train.labels)
+    return min(recipe.classifier.bank_rows or rows, rows)
 
 
 def bank(

@@ -28,12 +28,12 @@ def check(recipe: Config) -> None:
 def certify(recipe: Config, defended: Defended, folder: Path) -> Path:
     """Writes smoothing.tsv, a line for each of the first test images; -1 stands for an abstention.
 
-    A line's time is its chunk's over its images, in seconds.
+    A line's time is the mean over all images, in seconds.
     """
     knobs, attack = recipe.certify, recipe.attack
-    settings = ["certified", "smoothing", knobs.smoothing, knobs.samples, attack.seed]
+    settings = ["certified", "smoothing", knobs.smoothing, knobs.samples, knobs.chunk, attack.seed]
     images = knobs.images or attack.images
-    chunks = Chunks(settings, defended, images, attack.chunk, attack.seed, folder)
+    chunks = Chunks(settings, defended, images, knobs.chunk, attack.seed, folder)
     sigma = jnp.float32(knobs.smoothing)
 
     def one(model, key, x, y):

@@ -1,12 +1,15 @@
 """The folder of a run: its recipe, its checkpoints, its results; files written whole or not at all."""
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from knn_jax.config import Config
 
@@ -17,7 +20,8 @@ def claim(path: str, recipe: Config) -> Path:
     """The folder, made if need be, with the recipe in its config.json.
 
     Raises ValueError where it cannot be written or holds another recipe's network: one whose data,
-    net, defense or optim sections differ, but for more epochs.
+    net, defense or optim sections differ, but for more epochs; racnn takes no more, for the network
+    that it retrieves by would learn on below it.
     """
     folder = Path(path).expanduser()
     try:
@@ -36,7 +40,8 @@ def claim(path: str, recipe: Config) -> Path:
         defaults = _fields(Config(name=recipe.name))  # of knobs that there were not then
         for field, value in _fields(recipe).items():
             old = earlier.get(field, defaults[field])
-            if old != value and not (field == "optim.epochs" and old < value):
+            more = field == "optim.epochs" and recipe.defense.name != "racnn" and old < value
+            if old != value and not more:
                 raise ValueError(
                     f"{field} is {value!r} here and {old!r} in {folder}: use another --workdir"
                 )
@@ -55,6 +60,17 @@ def whole(file: Path) -> Iterator[Path]:
         os.replace(scratch, file)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def digest(*parts: Any) -> str:
+    """A name for texts and arrays, the same for the same in any process."""
+    found = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        if isinstance(part, str):
+            found.update(part.encode())
+        else:
+            found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
 
 
 def _fields(recipe: Config) -> dict[str, Any]:

@@ -31,6 +31,7 @@ LEVELS = {
     "training": 4,
     "validation": 4,
     "checkpoints": 4,
+    "kinds": 4,
     "evaluation": 4,
     "diagnosis": 4,
     "fixed": 4,

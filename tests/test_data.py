@@ -284,6 +284,14 @@ def test_resized_images_have_a_cache_of_their_own(mnist):
     assert equal(data.load(mnist), full)
 
 
+@pytest.mark.parametrize(
+    ("size", "words"), [(-5, "data.size=-5: a side"), (32, "digits keeps its size")]
+)
+def test_a_size_that_would_do_nothing(size, words):
+    with pytest.raises(ValueError, match=words):
+        data.load(config.Data(size=size))
+
+
 def test_the_first_training_images_only():
     """They are split among themselves; the test set stays whole."""
     few, whole = data.load(config.Data(train_images=100)), data.load(config.Data())

@@ -20,6 +20,7 @@ from knn_jax import (
     data,
     evaluation,
     jobs,
+    kinds,
     pages,
     recipes,
     training,
@@ -223,9 +224,15 @@ def test_certifying_keeps_the_attacks_made_before(again, idle):
     assert read(folder) == before
 
 
-def test_training_before_attacking_is_the_same(small, tmp_path, monkeypatch):
+def test_where_there_is_nothing_to_train_training_says_so(tmp_path, capsys):
+    jobs.train(PIXELS, str(tmp_path))
+    assert "nothing to train: net.name='pixels'" in capsys.readouterr().out
+
+
+def test_training_before_attacking_is_the_same(small, tmp_path, monkeypatch, capsys):
     recipe, folder = small
     jobs.train(recipe, str(tmp_path))
+    assert f"trained: {tmp_path / 'checkpoints'}" in capsys.readouterr().out
     assert not (tmp_path / "report.json").exists()
     monkeypatch.setattr(training, "_step", refuse)
     dataset = data.load(recipe.data)
@@ -294,7 +301,7 @@ def asked(monkeypatch):
 
 def attack(folder, defended, **knobs):
     recipe = altered(PIXELS, attack={"images": 10, **knobs})
-    return evaluation.attack(recipe, defended, config.Run("minimum_norm", "l2"), folder)
+    return evaluation.attack(recipe, defended, kinds.Run("minimum_norm", "l2"), folder)
 
 
 def equal(one, other, count=None):
@@ -323,6 +330,16 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, defended, asked, monkeypatc
     resumed = attack(tmp_path / "cut", defended)
     assert asked == [8]
     equal(resumed, whole)
+
+
+def test_another_classifier_finds_no_chunk_of_the_first(tmp_path):
+    """Where its arrays are the same: how it decides is what differs."""
+    dataset = data.load(PIXELS.data)
+    halves = altered(PIXELS, classifier={"metric": "subspaces"}, net={"subspaces": 2})
+    few = altered(PIXELS, classifier={"bank_rows": len(dataset.train.labels)})
+    prints = [recipes.defend(r, dataset, tmp_path).fingerprint for r in (PIXELS, halves, few, PIXELS)]
+    assert len(set(prints)) == 3
+    assert prints[0] == prints[3]
 
 
 def test_more_images_keep_the_full_chunks(tmp_path, defended, asked):
@@ -365,9 +382,7 @@ def test_another_classifier_computes_anew(tmp_path, defended, asked):
 def test_without_run_only_what_is_complete_is_read(tmp_path, defended, asked):
     def found(images):
         recipe = altered(PIXELS, attack={"images": images})
-        return evaluation.attack(
-            recipe, defended, config.Run("minimum_norm", "l2"), tmp_path, run=False
-        )
+        return evaluation.attack(recipe, defended, kinds.Run("minimum_norm", "l2"), tmp_path, run=False)
 
     assert found(10) is None
     whole = attack(tmp_path, defended)
@@ -389,7 +404,7 @@ def test_each_attack_is_run_in_the_norms_that_it_has(tmp_path, defended, monkeyp
     recipe = altered(
         PIXELS, attack={"images": 10, "baseline_images": 7, "names": names, "norms": ("linf", "l2")}
     )
-    pairs = recipe.attack.runs()
+    pairs = kinds.runs(recipe.attack)
     assert [pair[:2] for pair in pairs] == [
         ("minimum_norm", "linf"),
         ("minimum_norm", "l2"),
@@ -452,7 +467,7 @@ def test_an_attack_that_follows_another_is_given_it_and_kept_apart(pixels, tmp_p
         attack={"names": (name, "boundary"), "norms": ("linf", "l2"), "sources": ("model", "network")},
     )
     norms = ("l2",) if name == "lbfgs" else ("linf", "l2")
-    runs = recipe.attack.runs()
+    runs = kinds.runs(recipe.attack)
     labels = [(name, n, s) for n in norms for s in ("model", "network")]
     assert runs == [*labels, ("boundary", "l2", "model")]
     defended = recipes.defend(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from knn_jax import attacks, config, data, fixed, recipes
+from knn_jax import attacks, config, data, fixed, kinds, recipes
 
 pytestmark = pytest.mark.usefixtures("quick")
 RADII = (0.05, 0.3)
@@ -34,8 +34,8 @@ def defended(recipe, quick, tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(recipe, defended, tmp_path_factory):
     folder = tmp_path_factory.mktemp("found")
-    assert fixed.attack(recipe, defended, config.Run("ask", "linf"), folder, run=False) is None
-    return fixed.attack(recipe, defended, config.Run("ask", "linf"), folder), folder
+    assert fixed.attack(recipe, defended, kinds.Run("ask", "linf"), folder, run=False) is None
+    return fixed.attack(recipe, defended, kinds.Run("ask", "linf"), folder), folder
 
 
 def test_an_image_falls_at_the_least_radius_at_which_the_attack_fools_it(recipe, defended, found):
@@ -65,11 +65,11 @@ def test_an_image_falls_at_the_least_radius_at_which_the_attack_fools_it(recipe,
 def test_what_was_computed_is_found_again(recipe, defended, found, monkeypatch):
     outcome, folder = found
     monkeypatch.setattr(fixed, "_prepared", None)  # nothing is prepared for it
-    again = fixed.attack(recipe, defended, config.Run("ask", "linf"), folder, run=False)
+    again = fixed.attack(recipe, defended, kinds.Run("ask", "linf"), folder, run=False)
     for name, array in outcome.arrays.items():
         np.testing.assert_array_equal(again.arrays[name], array)
     other = dataclasses.replace(recipe, ball=dataclasses.replace(recipe.ball, steps=3))
-    assert fixed.attack(other, defended, config.Run("ask", "linf"), folder, run=False) is None
+    assert fixed.attack(other, defended, kinds.Run("ask", "linf"), folder, run=False) is None
 
 
 def test_temperature_and_weights_are_chosen_and_kept(recipe, defended, tmp_path, monkeypatch):
@@ -82,7 +82,7 @@ def test_temperature_and_weights_are_chosen_and_kept(recipe, defended, tmp_path,
     monkeypatch.setattr(attacks, "tune", tune)
     ball = dataclasses.replace(recipe.ball, tune=2, layers=("pixels", "pixels"), k=2)
     gray = dataclasses.replace(recipe, ball=ball)
-    arrays = fixed.attack(gray, defended, config.Run("ask", "linf"), tmp_path).arrays
+    arrays = fixed.attack(gray, defended, kinds.Run("ask", "linf"), tmp_path).arrays
     assert seen == {"images": 2, "taps": 2, "eps": RADII[1], "k": 2}
     np.testing.assert_array_equal(arrays["temperature"], np.tile(np.float32([0.5, 0.25]), (3, 1)))
     np.testing.assert_array_equal(arrays["weights"], np.tile(np.float32([0, 1]), (3, 1)))
@@ -94,7 +94,7 @@ def test_temperature_and_weights_are_chosen_and_kept(recipe, defended, tmp_path,
 @pytest.mark.parametrize("name", ["pgd", "dknn", "adv_knn"])
 def test_the_other_attacks_stay_in_their_radii(name, recipe, defended, tmp_path):
     one = dataclasses.replace(recipe, ball=dataclasses.replace(recipe.ball, trials=1))
-    arrays = fixed.attack(one, defended, config.Run(name, "linf"), tmp_path).arrays
+    arrays = fixed.attack(one, defended, kinds.Run(name, "linf"), tmp_path).arrays
     y = jnp.asarray(defended.dataset.test.labels[:3])
     fooled = defended.model.margin(jnp.asarray(arrays["image"]), y) <= 0
     np.testing.assert_array_equal(arrays["success"], fooled)

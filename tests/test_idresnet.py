@@ -21,6 +21,7 @@ from knn_jax import (
     defenses,
     evaluation,
     fixed,
+    kinds,
     losses,
     neighbors,
     nets,
@@ -374,13 +375,24 @@ def test_a_recipe_from_training_to_attack(recipe, trains, tmp_path):
     assert defended.model.metric == neighbors.Subspaces(2)
     clean = evaluation.predict(recipe, defended, tmp_path)
     assert (clean == dataset.test.labels).mean() > 0.5
-    norms = fixed.attack(recipe, defended, recipe.attack.runs()[0], tmp_path).arrays["norm"]
+    norms = fixed.attack(recipe, defended, kinds.runs(recipe.attack)[0], tmp_path).arrays["norm"]
     assert norms.shape == (6,)
     assert (norms[np.isfinite(norms)] <= 0.3).all()
     assert clusters.draw(recipe, defended, tmp_path).read_bytes().startswith(b"\x89PNG")
     _, variables = defended.net
     array = dataset.train.floats(0, 2000).astype(np.float64)
     np.testing.assert_allclose(variables["batch_stats"]["mean"], array.mean(0), atol=1e-5)
+
+
+def test_what_learns_classes_has_an_output_for_each(recipe):
+    recipe = dataclasses.replace(
+        recipe,
+        net=config.Net(name="digits_idresnet"),
+        defense=config.Defense(name="noisy"),
+        classifier=config.Classifier(name="network", layers=()),
+    )
+    with pytest.raises(ValueError, match=r"is 30: give --net.subspaces 1 --net.dim 10"):
+        checks.check(recipe, data.load(recipe.data))
 
 
 def test_points_must_divide_into_subspaces(recipe):

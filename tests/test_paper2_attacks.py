@@ -65,6 +65,11 @@ def test_it_finds_the_boundary_of_a_linear_network(name):
     assert (found.norm <= above * nearest + 1e-5).all()
 
 
+def test_what_is_no_number_defends_nothing():
+    broken = network(np.full((4, 3), np.nan), [0.0, 0.0, 0.0])
+    assert ATTACKS["fgsm"](KEY, broken, X, Y + 1).success.all()
+
+
 @pytest.fixture(scope="module")
 def digits(quick):
     """A 3-NN of 200 digits, and five others, of which the last is wrong from the beginning."""

@@ -190,6 +190,8 @@ def test_the_nearest_prototype_decides(digits, means):
     apart = np.linalg.norm(np.asarray(flat(x))[:, None] - np.asarray(means).reshape(1, 20, -1), axis=-1)
     np.testing.assert_array_equal(model.predict(x), apart.argmin(1) // 2)
     assert model.banks[0].shape == (20, 64)
+    alone = classifiers.prototypes(samples, means[:, 0])
+    np.testing.assert_array_equal(alone.predict(x), apart[:, ::2].argmin(1))
 
 
 def test_attacks_and_certificates_take_them_as_any_bank(digits, means):
@@ -251,6 +253,8 @@ def test_prototypes_that_do_not_fit(digits, means):
         classifiers.prototypes(samples, means[:9])
     with pytest.raises(ValueError, match="9 dimensions"):
         classifiers.prototypes(samples, means[:, :, :9])
+    with pytest.raises(ValueError, match=r"shape \(10, 2, 64, 1\): \(class, dim\)"):
+        classifiers.prototypes(samples, means[..., None])
     two = classifiers.knn([flat, flat], x, y, k=1)
     with pytest.raises(ValueError, match="one tap, and the samples have 2"):
         classifiers.prototypes(two, means)
@@ -358,6 +362,16 @@ def test_trained_prototypes_are_certified_above_the_images_they_began_as(tmp_pat
     assert radii["trained"] > radii["begun"]
 
 
+def test_a_network_trained_further_finds_no_results_of_before(trains, tmp_path):
+    """Though the rows that vote are the same."""
+    plain = {"names": ("minimum_norm",), "sources": ("model",)}
+    recipes_ = [altered(REPULSIVE, optim={"epochs": n}, attack=plain) for n in (0, 1)]
+    dataset = data.load(REPULSIVE.data)
+    first, second = (recipes.defend(recipe, dataset, tmp_path) for recipe in recipes_)
+    np.testing.assert_array_equal(first.model.banks[0], second.model.banks[0])
+    assert first.fingerprint != second.fingerprint
+
+
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
@@ -371,6 +385,8 @@ def test_trained_prototypes_are_certified_above_the_images_they_began_as(tmp_pat
         (altered(TRAINED, net={"name": "digits_lipschitz"}), "defense.layers is empty"),
         (altered(TRAINED, attack={"names": ("pgd_loss",)}), "pgd_loss is for defense.name='basic'"),
         (altered(TRAINED, attack={"sources": ("substitute",)}), "'pixels' is not trained"),
+        (altered(REPULSIVE, attack={"names": ("dknn",)}), "dknn is for classifier.name='knn'"),
+        (altered(REPULSIVE, attack={"names": ("adv_knn",)}), "adv_knn is for classifier.name='knn'"),
         (altered(REPULSIVE, analyze={"images": 5}), "analyze is for classifier.name='knn'"),
         (
             altered(

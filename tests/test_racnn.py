@@ -325,7 +325,7 @@ def test_the_recipe_from_end_to_end_and_its_baseline(tmp_path):
         ({"defense": {"adversary": "l2"}}, "racnn is trained on clean images"),
         ({"classifier": {"bank_rows": 50}}, "racnn retrieves from all"),
         ({"attack": {"names": ("guided",)}}, "guided is for classifier.name='knn'"),
-        ({"attack": {"names": ()}}, "no attack in attack.names"),
+        ({"attack": {"names": ()}}, "attack.names is empty"),
         (
             {"net": {"name": "digits"}, "defense": {"name": "basic", "layers": ()}},
             "classifier.name='retrieval' and attack.sources=held are for defense.name='racnn'",
@@ -416,6 +416,10 @@ def test_the_smallest_perturbation_by_hand_that_puts_so_many_classes_ahead(top, 
     assert found.success.all()
     assert (found.norm >= need - 1e-5).all()
     np.testing.assert_allclose(found.norm, need, rtol=0.35)
+    assert attacks.deepfool(KEY, model, x, y, candidates=2).success.all()
+    pulled = attacks.lbfgs(KEY, model, x, y, steps=40, rounds=12)
+    assert (pulled.norm >= need - 1e-5).all()
+    np.testing.assert_allclose(pulled.norm, need, rtol=0.35)
     own = {"steps": 60, "starts": 1}
     others = jnp.concatenate([x, jnp.ones((3, 4, 1, 1)).at[:, 0].set(0.0)])
     near = dataclasses.replace(model, pixels=classifiers.knn(flat, others, jnp.arange(4), k=1))

@@ -243,49 +243,59 @@ def test_what_was_reported_reproduced_found_and_certified_stands_side_by_side(de
     """Each with the n that it was measured on; the strongest attack and certificate."""
     attacks = {("guided", "l2"): attacked(NORM[:2] + 1), L2: attacked(), LINF: attacked()}
     certificates = {"margin": certified(0.5 * RADIUS), "voronoi": certified()}
-    lines = pages.columns(report.summary(RECIPE, defended, CLEAN, attacks, certificates))
+    lines = pages.lines(report.summary(RECIPE, defended, CLEAN, attacks, certificates))
     name = "by <hand>, 1-NN on pixels"
     assert lines == [
-        (name, "reported", "", "", "2.105", "1: 0.910"),
+        (name, "reported", "", "", "", "2.105", "1: 0.910"),
         (
             name,
             "reproduced, guided",
             "2",
             "0.8000",
+            "1.000",
             "2.500",
             "0.5: 1.000  0.75: 1.000  1: 1.000  5: 0.000",
         ),
-        (name, "adaptive", "5", "0.8000", "1.167", "0.5: 0.600  0.75: 0.600  1: 0.400  5: 0.200"),
-        (name, "adaptive, linf", "5", "0.8000", "1.167", "0.5: 0.600  2: 0.200"),
         (
-            *(name, "certified, voronoi", "5", "0.8000", "1.312"),
+            name,
+            "adaptive",
+            "5",
+            "0.8000",
+            "0.750",
+            "1.167",
+            "0.5: 0.600  0.75: 0.600  1: 0.400  5: 0.200",
+        ),
+        (name, "adaptive, linf", "5", "0.8000", "0.750", "1.167", "0.5: 0.600  2: 0.200"),
+        (
+            *(name, "certified, voronoi", "5", "0.8000", "", "1.312"),
             "0.5: 0.600  0.75: 0.400  1: 0.400  5: 0.000",
         ),
     ]
     body = pages.markdown([report.summary(RECIPE, defended, CLEAN, attacks, certificates)])
-    assert [line.count("|") for line in body.splitlines()] == [7] * 7
+    assert [line.count("|") for line in body.splitlines()] == [8] * 7
 
 
 def test_figures_of_one_attack_of_several_and_attacks_on_another_source(defended):
     """What a paper never tried, its attack through the retrieval, is no reproduction."""
-    told = {"pixels": {"clean_acc": 0.9}, "pixels, guided": {"acc_l2_1": 0.5}, "other, guided": {}}
+    told = {"pixels": {"clean_acc": 0.9}, "pixels, fgsm": {"acc_l2_1": 0.5}, "other, fgsm": {}}
     recipe = dataclasses.replace(RECIPE, reported=told)
-    attacks = {("guided", "l2"): attacked(), ("guided on network", "l2"): attacked(NORM + 1)}
+    named = "fgsm", "fgsm on network", "boundary"
+    attacks = {(name, "l2"): attacked(NORM + i) for i, name in enumerate(named)}
     found = report.summary(recipe, defended, CLEAN, attacks, {})
-    assert found["reported_attacks"] == {"guided": {"acc_l2_1": 0.5}}
-    kinds = [line[1] for line in pages.columns(found)]
-    both = ["reproduced, guided", "reproduced, guided on network", "adaptive"]
-    assert kinds == ["reported, guided", *both]
+    assert found["reported_attacks"] == {"fgsm": {"acc_l2_1": 0.5}}
+    kinds = [line[1] for line in pages.lines(found)]
+    all_three = [f"reproduced, {name}" for name in named]
+    assert kinds == ["reported, fgsm", *all_three, "adaptive"]
     found["config"]["classifier"]["name"] = "retrieval"
-    kinds = [line[1] for line in pages.columns(found)]
-    assert kinds == ["reported, guided", *both[1:]]
+    kinds = [line[1] for line in pages.lines(found)]
+    assert kinds == ["reported, fgsm", *all_three[1:], "adaptive"]
 
 
 def test_a_paper_may_have_reported_certificates_only(defended):
     figures = {"clean_acc": 0.97, "mean_radius": 0.86, "cert_0.5": 0.8}
     recipe = dataclasses.replace(RECIPE, reported={"pixels": figures, "relu1": {"mean_l2": 1.0}})
-    lines = pages.columns(report.summary(recipe, defended, CLEAN, {}, {"margin": certified()}))
+    lines = pages.lines(report.summary(recipe, defended, CLEAN, {}, {"margin": certified()}))
     assert [line[1:] for line in lines[:1]] == [
-        ("reported, certified", "", "0.9700", "0.860", "0.5: 0.800")
+        ("reported, certified", "", "0.9700", "", "0.860", "0.5: 0.800")
     ]
     assert len(lines) == 2

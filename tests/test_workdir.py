@@ -58,6 +58,13 @@ def test_more_epochs_and_another_question_are_taken(tmp_path, recipe, field, val
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_what_retrieves_by_a_network_of_its_own_takes_no_more_epochs(tmp_path, recipe):
+    recipe = changed(recipe, "defense.name", "racnn")
+    workdir.claim(str(tmp_path), recipe)
+    with pytest.raises(ValueError, match=r"optim\.epochs is 2 here and 1 in"):
+        workdir.claim(str(tmp_path), changed(recipe, "optim.epochs", 2))
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"data": 3}', '{"data": {}, "net": {}}', "\x00\x01"]
 )

@@ -98,7 +98,8 @@ def tune(
 
     First the temperature, the same for all layers, at equal weights, then the weights at that
     temperature, from a grid on the simplex with `shares` values of each. Among equals the first.
-    `settings` are those of `ask`. One program serves all of them.
+    `settings` are those of `ask`. One program serves all of them; they are compared on the host, so
+    not in a caller's jit.
 
     Raises ValueError as `ask` does, and for fewer than 2 shares.
     """

@@ -38,7 +38,8 @@ def boundary(
     outvoted, and eight of blended noise at 7.10, where they fool at all: 22 of 25 images.)
 
     `model` needs only `margin(images, y)`, above 0 where y wins, if `starts` are given: gradients are
-    never asked for, so it may be a `jax.pure_callback`. Where no start fools, none is found.
+    never asked for, so it may be made of a `jax.pure_callback`; it is a pytree. Where no start fools,
+    the first proposal that does is one.
 
     Raises ValueError for images outside [0, 1], labels out of range, no steps, and no starts.
     """

@@ -67,8 +67,9 @@ def _deepfool(model, source, x, y, steps, overshoot, temperature, *, norm, candi
         scores = source.soft_votes(x, references, temperature)
         classes = scores.shape[1]
         own = jax.nn.one_hot(y, classes)
-        ranked = lax.top_k(jnp.where(own > 0, -jnp.inf, scores), min(candidates, classes) - 1)[1]
         top = outcome.named(model)
+        rivals = min(max(candidates - 1, top), classes - 1)
+        ranked = lax.top_k(jnp.where(own > 0, -jnp.inf, scores), rivals)[1]
         leads = jax.nn.one_hot(ranked.T, classes) - own[None]  # (candidate, batch, class)
 
         def step(some, image):

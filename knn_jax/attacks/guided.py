@@ -34,10 +34,10 @@ def guided(
 
     Adam minimises |image - x|^2 + constant * sum over guides of |f(image) - f(guide)|^2 (the mean
     over taps) in a tanh box, from x anew in each of `rounds` rounds that search the constant. The
-    guides are the rows nearest to the clean x of the other class whose rows are nearest; only their
-    mean has a gradient. The vote is asked once a round, of its last image. Unlike the authors' code
-    each example is on its own: no round ends early because the batch's loss stalls, and the last is
-    a step of the search like the others.
+    guides are the rows nearest to the clean x, as far as there are any, of the other class whose rows
+    are nearest; only their mean has a gradient. The vote is asked once a round, of its last image.
+    Unlike the authors' code each example is on its own: no round ends early because the batch's loss
+    stalls, and the last is a step of the search like the others.
 
     `key` is not drawn from. Raises ValueError for images outside [0, 1], labels out of range and
     numbers that are too small.
@@ -47,6 +47,7 @@ def guided(
     outcome.positive(
         guides=guides, constant=constant, learning_rate=learning_rate, steps=steps, rounds=rounds
     )
+    guides = min(guides, len(model.labels))
     numbers = jnp.float32(constant), jnp.float32(learning_rate)
     return _guided(model, x, y, *numbers, guides=guides, steps=steps, rounds=rounds)
 

@@ -52,8 +52,9 @@ def hinged(
     outcome.positive(constant=constant, learning_rate=learning_rate, **counts)
     if guides < 2 or guides % 2 or not noise >= 0:
         raise ValueError(f"guides={guides}, noise={noise}: give an even number from 2, and 0 or more")
+    half = min(guides // 2, len(model.labels))
     numbers = map(jnp.float32, (constant, learning_rate, noise))
-    return _hinged(key, model, x, y, *numbers, half=guides // 2, **counts)
+    return _hinged(key, model, x, y, *numbers, half=half, **counts)
 
 
 @functools.partial(jax.jit, static_argnames=("half", "steps", "rounds", "refresh", "starts"))

@@ -10,7 +10,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from knn_jax import balls, losses
+from knn_jax import balls
 from knn_jax.attacks import lagrangian, outcome
 from knn_jax.attacks.outcome import Found, Images, Labels, Number
 from knn_jax.neighbors import in_tiles
@@ -78,7 +78,10 @@ def _lbfgs(model, source, x, y, target, constant, temperature, *, steps, rounds)
         if target is None:
             scores = source.soft_votes(x, references, temperature)
             own = jax.nn.one_hot(y, scores.shape[1], dtype=bool)
-            target = jnp.where(own, -jnp.inf, scores).argmax(1)
+            others = lax.top_k(jnp.where(own, -jnp.inf, scores), outcome.named(model))[1]
+            wanted = jax.nn.one_hot(others, scores.shape[1]).mean(1)
+        else:
+            wanted = jax.nn.one_hot(target, model.classes)
 
         def fooled(image):
             return model.margin(image, y) <= 0
@@ -87,7 +90,8 @@ def _lbfgs(model, source, x, y, target, constant, temperature, *, steps, rounds)
             def loss(z):
                 scores = source.soft_votes(jnp.clip(z, 0.0, 1.0), references, temperature)
                 squared = jnp.sum(jnp.square(z - x), tuple(range(1, x.ndim)))
-                return squared + bracket.constant * losses.cross_entropy(scores, target)
+                entropy = -jnp.sum(wanted * jax.nn.log_softmax(scores), 1)
+                return squared + bracket.constant * entropy
 
             image = jnp.clip(descend(loss, x, steps), 0.0, 1.0)
             halved = outcome.halve(fooled, x, image)

@@ -11,9 +11,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from knn_jax import balls, classifiers, losses
+from knn_jax.classifiers import Images, Labels
 
-Images = Float[Array, "batch height width channel"]
-Labels = Int[Array, " batch"]
 REFERENCES = 2**26  # floats of references that a batch of images may hold: 256 MB
 BATCH = 128  # images attacked at once, where these allow
 HALVINGS = 10  # of the way from an image to one of another class
@@ -41,8 +40,8 @@ def judge(
     model: Any, x: Images, y: Labels, image: Images, norm: balls.Norm, gradients: Count, forwards: Count
 ) -> Found:
     """Decides by the hard vote, ties against the defender, and measures the image as returned."""
-    wrong = model.margin(x, y) <= 0
-    success = wrong | (model.margin(image, y) <= 0)
+    wrong, fooled = (~(model.margin(z, y) > 0) for z in (x, image))  # NaN defends nothing
+    success = wrong | fooled
     image = jnp.where(balls.over(success & ~wrong, x.shape), image, x)
     length = balls.ball(norm, 0.0).norm(image - x)
     length = jnp.where(success, length, jnp.inf)

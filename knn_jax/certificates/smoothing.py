@@ -35,8 +35,8 @@ def smoothing(
 
     The class is the most frequent of 100 noisy images; of `samples` others it has a share of at least
     p, by Clopper & Pearson's bound, and the radius is sigma times the normal quantile of p. `model`
-    is anything with `predict`, and sees noisy images unclipped. Another classifier than the model is
-    certified: attacks on the model are not bounded. Not for a caller's `jit`.
+    is any pytree with `predict` and `classes`, and sees noisy images unclipped. Another classifier than
+    the model is certified: attacks on the model are not bounded. Not for a caller's `jit`.
 
     Raises ValueError for images outside [0, 1] and for numbers out of range.
     """

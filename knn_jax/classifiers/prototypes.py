@@ -38,16 +38,19 @@ class Prototypes(KNN):
         return self.samples.images[near], near >= 0
 
 
-def prototypes(samples: KNN, rows: Float[Array, "class count dim"]) -> Prototypes:
+def prototypes(samples: KNN, rows: Float[Array, "class *count dim"]) -> Prototypes:
     """The classifier by the nearest of these prototypes, in the features of `samples`.
 
-    `samples` is `knn` on one tap of images of every class; where its metric is cosine, prototypes must
-    have length 1, as features have. Raises ValueError for rows of another number of classes or
-    dimensions, and for several taps.
+    `samples` is `knn` on one tap of images of every class, `rows` are one prototype of each class or
+    several; where the metric is cosine they must have length 1, as features have. Raises ValueError
+    for rows of another shape, number of classes or dimensions, and for several taps.
     """
     if len(samples.banks) != 1:
         raise ValueError(f"prototypes lie in one tap, and the samples have {len(samples.banks)}")
     (bank,) = samples.banks
+    if np.ndim(rows) not in (2, 3):
+        raise ValueError(f"prototypes of shape {np.shape(rows)}: (class, dim) or (class, count, dim)")
+    rows = rows[:, None] if np.ndim(rows) == 2 else rows
     classes, count, dim = np.shape(rows)
     if (classes, dim) != (samples.classes, bank.shape[1]):
         raise ValueError(
