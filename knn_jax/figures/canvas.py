@@ -1,0 +1,60 @@
+"""What all pictures are made of: PNG bytes, images with a word in their corner, steps of accuracy."""
+
+import io
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Bool, Float
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+# Of attacks: dashed once there are more than colours.
+COLORS = ("C3", "C1", "C4", "C5", "C8", "C9", "C7", "C0")
+STYLES = [(color, line) for line in ("-", "--", ":") for color in COLORS]
+SHOWN = 6  # examples in a picture
+
+
+def axes(
+    rows: int, columns: int, size: tuple[float | int, float | int], **settings: Any
+) -> tuple[Any, np.ndarray]:
+    """A figure of that size in inches, and its axes (row, column)."""
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **settings)
+
+
+def png(figure: Any) -> bytes:
+    """The figure, which is closed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def show(axis: Any, image: np.ndarray, told: str = "") -> None:
+    """An image (height, width, channel) in [0, 1], with what is told of it in its corner."""
+    axis.imshow(np.clip(image, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+    axis.text(0.03, 0.95, told, transform=axis.transAxes, color="orange", va="top", fontsize=9)
+
+
+def grey(delta: np.ndarray) -> np.ndarray:
+    """A perturbation scaled to the range of grey."""
+    return 0.5 + delta / (2 * np.abs(delta).max() or 1)
+
+
+def steps(
+    axis: Any,
+    correct: Bool[np.ndarray, " image"],
+    lengths: Float[np.ndarray, " some"],
+    label: str,
+    color: str,
+    line: str = "-",
+) -> None:
+    """The share of examples that are correct and whose length is above each value."""
+    lengths = np.where(correct[: len(lengths)], lengths, 0.0)
+    finite = np.sort(lengths[np.isfinite(lengths) & (lengths > 0)])
+    start = np.mean(lengths > 0)
+    share = start - np.arange(1, len(finite) + 1) / len(lengths)
+    axis.step(
+        np.r_[0, finite], np.r_[start, share], where="post", label=label, color=color, linestyle=line
+    )
