@@ -1,10 +1,16 @@
-"""Paper 1's L2-Adv-AE: 75-NN on relu3 of an adversarially trained autoencoder (Table 3).
+r"""Paper 1's L2-Adv-AE: 75-NN on relu3 of an adversarially trained autoencoder (Table 3).
 
     python attack.py configs/mnist_l2_adv_autoencoder.py
 
 The clean image restored from a perturbed one, 40 steps of .1; `--defense.eps 4` keeps it in a ball.
 Trains 20 epochs by Adam 1e-3, batch 128 (its authors' code: 70 epochs, the rate falling at 40, 50
 and 60).
+
+In small, 7 minutes of one CPU core, clean .908:
+
+    python attack.py configs/mnist_l2_adv_autoencoder.py --name mnist_l2_adv_autoencoder_small \
+        --workdir runs/mnist_l2_adv_autoencoder_small --data.train-images 6000 --optim.epochs 6 \
+        --optim.drops 5 --optim.batch-size 64 --defense.steps 10
 
 The paper's figures are withdrawn by its authors.
 """

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import ticker
 
 from knn_jax import balls, pages
 from knn_jax.figures.canvas import axes, grey, png, show, steps
@@ -57,18 +58,22 @@ def accuracy(runs: Sequence[Any], norm: balls.Norm) -> bytes:
 def sensitivity(runs: Sequence[Any], norm: balls.Norm) -> bytes:
     """Mean adversarial norm against Jacobian norm and local dimension, a point for each run that has
     them (paper 1, section 4.5)."""
-    figure, [places] = axes(1, 2, (11, 4.4), sharey=True)
-    measured = [run for run in runs if "analysis" in run.report]
+    figure, [places] = axes(1, 2, (12, 4.4), sharey=True)
+    measured = [run for run in runs if "analysis" in run.report and run.mean() is not None]
     for axis, measure in zip(places, ("jacobian_norm", "lid"), strict=True):
         for i, run in enumerate(measured):
-            found, mean = run.report["analysis"], run.mean()
-            if found[measure] is not None and mean is not None:
-                axis.scatter(found[measure], mean, color=f"C{i}")
-                place = {"xytext": (6, 4), "textcoords": "offset points", "fontsize": 8}
-                axis.annotate(_label(run.report), (found[measure], mean), **place)
+            found = run.report["analysis"][measure]
+            if found is not None:
+                style = {"color": f"C{i % 10}", "marker": "os^D"[i // 10 % 4], "s": 45}
+                axis.scatter(found, run.mean(), label=_label(run.report).replace("\n", ": "), **style)
         axis.grid(alpha=0.3)
-        axis.margins(0.35, 0.25)
+        axis.margins(0.1)
+    marks = dict(zip(*reversed(places[0].get_legend_handles_labels()), strict=True))
+    figure.legend(marks.values(), marks, loc="outside right upper", fontsize=8)
     places[0].set(xscale="log", xlabel="spectral norm of the Jacobian of the features")
+    places[0].xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 3.0)))
+    places[0].xaxis.set_major_formatter("{x:g}")
+    places[0].xaxis.set_minor_formatter(ticker.NullFormatter())
     places[0].set_ylabel(f"mean {norm} norm found on the first {len(runs[0].norm)} images")
     places[0].set_ylim(bottom=0)
     places[1].set_xlabel("local intrinsic dimension of the features")
