@@ -25,12 +25,13 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     if recipe.defense.name == "racnn":
         trained = nets.build(nets.retriever(recipe.net), dataset.classes)
     _check_layers(trained, recipe.defense.layers, dataset)
+    _check_layers(net, recipe.ball.layers, dataset)
     if recipe.classifier.name == "knn":
         if not recipe.classifier.layers:
             raise ValueError("classifier.layers is empty: name at least one")
-        searched = (*recipe.classifier.layers, *recipe.ball.layers)
-        _check_layers(net, searched, dataset)
+        _check_layers(net, recipe.classifier.layers, dataset)
         if recipe.classifier.metric == "subspaces":
+            searched = (*recipe.classifier.layers, *recipe.ball.layers)
             _check_subspaces(net, searched, recipe.net.subspaces, dataset)
     rows = recipes.bank_size(recipe, dataset)
     if not 1 <= recipe.classifier.k <= rows:

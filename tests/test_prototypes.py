@@ -385,6 +385,7 @@ def test_a_network_trained_further_finds_no_results_of_before(trains, tmp_path):
         (altered(TRAINED, net={"name": "digits_lipschitz"}), "defense.layers is empty"),
         (altered(TRAINED, attack={"names": ("pgd_loss",)}), "pgd_loss is for defense.name='basic'"),
         (altered(TRAINED, attack={"sources": ("substitute",)}), "'pixels' is not trained"),
+        (altered(REPULSIVE, ball={"layers": ("conv99",)}), "conv99"),
         (altered(REPULSIVE, attack={"names": ("dknn",)}), "dknn is for classifier.name='knn'"),
         (altered(REPULSIVE, attack={"names": ("adv_knn",)}), "adv_knn is for classifier.name='knn'"),
         (altered(REPULSIVE, analyze={"images": 5}), "analyze is for classifier.name='knn'"),
