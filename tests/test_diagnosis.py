@@ -154,7 +154,7 @@ def test_only_what_is_asked_for_is_refused(dataset):
     diagnosis.check(measuring(pixels(), neighbors=9999), dataset)
     wide = dataset.test._replace(images=dataset.test.images[:, :4])
     diagnosis.check(pixels(), dataset._replace(test=wide))
-    with pytest.raises(ValueError, match=r"these are 4x8: give data\.size"):
+    with pytest.raises(ValueError, match=r"must be square, and these are 4x8: data\.size"):
         diagnosis.check(measuring(pixels(), credibility=1), dataset._replace(test=wide))
 
 
