@@ -1,16 +1,14 @@
 """What kind of attack each name is, and the runs that a recipe's names, norms and sources come to."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from knn_jax import config
-
-Norm = Literal["l2", "linf"]
+from knn_jax import balls, config
 
 
 class Kind(NamedTuple):
     """What an attack has and needs."""
 
-    norms: tuple[Norm, ...] = ("l2", "linf")
+    norms: tuple[balls.Norm, ...] = ("l2", "linf")
     """In which it is run."""
     sourced: bool = False
     """Whether it can follow the gradients of another than the classifier."""
@@ -47,7 +45,7 @@ class Run(NamedTuple):
 
     name: str
     """Of the attack."""
-    norm: Norm
+    norm: balls.Norm
     """In which it is measured."""
     source: str = "model"
     """Whose gradients it follows."""

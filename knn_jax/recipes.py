@@ -89,10 +89,10 @@ def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
     if "substitute" in wanted:
         progress.say("the substitute whose gradients are followed")
         other = retrievers.plain(recipe, recipe.net, dataset, folder / "substitute")
-        sources["substitute"] = classifiers.network(nets.output(*other), *_rows(recipe, dataset.train))
+        sources["substitute"] = classifiers.network(nets.output(*other), *_rows(recipe, dataset))
     if "network" in wanted:
         sources["network"] = classifiers.network(
-            nets.output(*found), *_rows(recipe, dataset.train), top=recipe.classifier.top
+            nets.output(*found), *_rows(recipe, dataset), top=recipe.classifier.top
         )
     if wanted & {"retrieval", "held"}:
         near = retrievers.candidates(recipe, found, dataset.candidates, recipe.classifier.k)
@@ -126,7 +126,7 @@ def bank(
 ) -> classifiers.KNN:
     """The classifier on some layers of a net, given with its variables."""
     metric = recipe.classifier.metric
-    images, labels = _rows(recipe, dataset.train)
+    images, labels = _rows(recipe, dataset)
     return classifiers.knn(
         nets.features(*net, layers, (1, *images.shape[1:])),
         images,
@@ -138,7 +138,7 @@ def bank(
     )
 
 
-def _rows(recipe: Config, split: data.Split) -> tuple[jax.Array, jax.Array]:
+def _rows(recipe: Config, dataset: data.Dataset) -> tuple[jax.Array, jax.Array]:
     """Images and labels of the bank."""
-    rows = recipe.classifier.bank_rows or len(split.labels)
-    return jnp.asarray(split.floats(0, rows)), jnp.asarray(split.labels[:rows])
+    rows = bank_size(recipe, dataset)
+    return jnp.asarray(dataset.train.floats(0, rows)), jnp.asarray(dataset.train.labels[:rows])
