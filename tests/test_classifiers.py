@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from knn_jax import classifiers
+from knn_jax import attacks, classifiers
 
 pytestmark = pytest.mark.usefixtures("quick")
 HOME = inspect.getmodule(classifiers.KNN)
@@ -288,3 +288,11 @@ def test_what_makes_no_classifier_is_refused(arguments, message):
 def test_a_label_beyond_the_classes_is_refused():
     with pytest.raises(ValueError, match="labels reach from 0 to 7: out of range of 3 classes"):
         classifiers.check_labels(jnp.array([0, 7]), 2, 3)
+
+
+def test_no_images_are_refused():
+    model = classifiers.knn(flat, GREY, PAIRS, k=1)
+    with pytest.raises(ValueError, match=r"shape \(0, 2, 2, 1\): give at least one"):
+        model.predict(GREY[:0])
+    with pytest.raises(ValueError, match=r"shape \(0, 2, 2, 1\): give at least one"):
+        attacks.minimum_norm(jax.random.key(0), model, GREY[:0], PAIRS[:0])

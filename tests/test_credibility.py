@@ -108,7 +108,7 @@ def test_it_works_inside_the_callers_jit(digits):
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (single(), jnp.zeros(0, jnp.int32), "no images to calibrate on"),
+        (single(), jnp.zeros(0, jnp.int32), "give at least one"),
         (single(3.0), jnp.array([0]), "images reach from 3"),
         (single(0.5), jnp.array([2]), "out of range of 2 classes"),
     ],

@@ -15,10 +15,12 @@ def check_images(images: Any) -> Float[Array, "batch height width channel"]:
     """The images as float32; raises ValueError unless they are NHWC, finite and in [0, 1]."""
     if np.ndim(images) != 4:
         raise ValueError(f"images of shape {np.shape(images)}: (batch, height, width, channel) needed")
+    if 0 in np.shape(images):
+        raise ValueError(f"images of shape {np.shape(images)}: give at least one")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images are {images.dtype}: give float32 in [0, 1] (bytes: divide by 255)")
     images = jnp.asarray(images, jnp.float32)
-    if not isinstance(images, Tracer) and images.size:
+    if not isinstance(images, Tracer):
         array = np.asarray(images)  # numpy's: in a caller's jit even constants would be traced
         low, high = array.min(), array.max()
         if not (low >= 0 and high <= 1):  # also when they are NaN
@@ -49,7 +51,7 @@ def check_labels(labels: Any, count: int, classes: int | None = None) -> Int[Arr
         what = f"{labels.dtype} of shape {np.shape(labels)}"
         raise ValueError(f"labels are {what}: one integer for each of the {count} images needed")
     labels = jnp.asarray(labels, jnp.int32)
-    if isinstance(labels, Tracer) or not count:
+    if isinstance(labels, Tracer):
         return labels
     array = np.asarray(labels)
     low, high = array.min(), array.max()
