@@ -22,7 +22,16 @@ def get_config() -> config.Config:
         defense=config.Defense(adversary="l2", steps=8, step_size=0.05),
         optim=config.Optim(epochs=200, drops=(80, 120, 160), augment="affine"),
         classifier=config.Classifier(layers=("layer4",), k=75),
-        attack=config.Attack(images=200, steps=60, starts=6, radii=(0.5, 1.0, 1.5), chunk=20),
+        attack=config.Attack(
+            images=200,
+            steps=60,
+            starts=6,
+            guided_constant=1e-3,
+            guided_rate=0.01,
+            guided_guides=300,
+            radii=(0.5, 1.0, 1.5),
+            chunk=20,
+        ),
         certify=config.Certify(other=64, chunk=100),
         reported={
             "layer4": {

@@ -4,14 +4,16 @@ r"""Paper 2's RaCNN on ImageNet: K = 10, local mixup, ResNet-18 as phi and phi',
 
 Trains the ResNet-18 first, and by its pooled features, which it keeps (phi = phi'), the attention and
 the last layer, begun as the network's own. An image is right where its class is among the first five,
-by which attacks and accuracies go. `--net.name imagenet_resnet18 --defense.name basic --classifier.name
-network --attack.sources model` is the baseline.
+by which attacks and accuracies go. `--net.name imagenet_resnet18 --net.no-frozen --defense.name basic
+--classifier.name network --attack.sources model` is the baseline.
 
-Never run: no ImageNet was at hand. It needs TFDS's imagenet2012 and, for the 1.28 million images, which
-lie on the device at 128 pixels a side, aspect ignored, 63 GB for them and 5.2 GB for keys and features;
-at the paper's 224 it would be 193 GB, more than one device has. An epoch of the first network is some
-2 PFLOP (1.8 GFLOP an image at 224, a third of it at 128), one of the second, forward only, eleven times
-as many passes. The paper tells neither epochs nor rates.
+Never run: no ImageNet was at hand. It needs TFDS's imagenet2012 and, for the 1.28 million images, 63 GB
+on the host at 128 pixels a side, aspect ignored. To attack they lie on the device as float32, 252 GB,
+and 5.2 GB of keys and features; the network that is followed besides has them twice more, from which
+its attacks start. No one device has that: `--data.train-images 200000 --attack.sources model held`
+needs 40 GB. An epoch of the first network is some 4 PFLOP (1.04 GFLOP an image forward, 3.4 at the
+paper's 224), one of the second, forward only, eleven times as many passes. The paper tells neither
+epochs nor rates.
 
 Its measure is the squared L2 norm over the number of pixels: the radii are those of its 1e-5, 2e-5,
 4e-5, 1e-4, 2e-4 and 4e-4. It reports the accuracies below in scenario 2, and for the baseline .8898, by

@@ -19,7 +19,9 @@ def get_config() -> config.Config:
         defense=config.Defense(name="autoencoder"),
         optim=config.Optim(epochs=4, drops=(3,)),
         classifier=config.Classifier(layers=("relu3",), k=75),
-        attack=config.Attack(images=200, steps=60, starts=6, chunk=50),
+        attack=config.Attack(
+            images=200, steps=60, starts=6, guided_steps=1000, guided_constant=0.1, chunk=50
+        ),
         reported={
             "relu3": {
                 "clean_acc": 0.9509,

@@ -26,7 +26,9 @@ def get_config() -> config.Config:
         defense=config.Defense(name="autoencoder", adversary="l2", steps=40, step_size=0.1),
         optim=config.Optim(epochs=20, drops=(14, 18)),
         classifier=config.Classifier(layers=("relu3",), k=75),
-        attack=config.Attack(images=200, steps=60, starts=6, chunk=50),
+        attack=config.Attack(
+            images=200, steps=60, starts=6, guided_steps=1000, guided_constant=0.1, chunk=50
+        ),
         reported={
             "relu3": {
                 "clean_acc": 0.9641,

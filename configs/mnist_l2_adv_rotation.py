@@ -25,7 +25,9 @@ def get_config() -> config.Config:
         defense=config.Defense(name="rotation", adversary="l2", steps=20, step_size=0.05),
         optim=config.Optim(epochs=10, drops=(7, 9)),
         classifier=config.Classifier(layers=("relu3",), k=75),
-        attack=config.Attack(images=200, steps=60, starts=6, chunk=50),
+        attack=config.Attack(
+            images=200, steps=60, starts=6, guided_steps=1000, guided_constant=0.1, chunk=50
+        ),
         reported={
             "relu3": {
                 "clean_acc": 0.9716,

@@ -2,8 +2,8 @@
 
     python certify.py configs/mnist_pixels.py
 
-`attack.py` attacks the first 200 besides, and `--certify.exact` computes the exact radius (ten
-minutes for all, half a minute for `--certify.images 500`). The paper reports accuracy .9683 and a
+`attack.py` attacks the first 200 besides, and `--certify.exact` computes the exact radius (a minute and
+a half for all). The paper reports accuracy .9683 and a
 mean radius of .9567 by approximate neighbours, over the images classified correctly; exact search
 gives .9054.
 """

@@ -2,7 +2,8 @@
 
     python attack.py configs/svhn_racnn.py
 
-An accelerator's work, as `cifar10_racnn.py`, whose docstring says what the paper leaves open. The
+An accelerator's work, as `cifar10_racnn.py`, whose docstring says what the paper leaves open; images
+are not augmented, for digits have no mirror image that is one. The
 531,131 candidates take 6.5 GB as images and another 6.5 GB as keys of 3,072 numbers in float32, on
 host and device; `--defense.project 256` keeps 256 numbers of each, as the paper had fewer too.
 Prepare the set by `tfds build svhn_cropped --file_format=array_record`.

@@ -10,9 +10,17 @@ from knn_jax import classifiers, config, data, defenses, kinds, nets, recipes, t
 from knn_jax.config import Config
 from knn_jax.kinds import KINDS
 
+OWN = {  # knobs of only one kind of network
+    **dict.fromkeys(("dim", "shared", "identity", "convolutional"), "idresnet"),
+    "sweeps": "lipschitz",
+    "frozen": "racnn",
+    "half": "resnet18",
+}
+
 
 def check(recipe: Config, dataset: data.Dataset) -> None:
     """Raises ValueError, before any long work, for a recipe that the set or the net cannot serve."""
+    _check_net(recipe.net)
     defenses.check(recipe.defense, recipe.net)
     if recipe.optim.augment != "none" and recipe.defense.name == "rotation":
         raise ValueError("optim.augment mirrors images, which changes the turns that rotation learns")
@@ -43,9 +51,9 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
         )
     _check_attacks(recipe.attack)
     if not recipes.certifiable(recipe) and not recipe.attack.names:
-        raise ValueError("attack.names is empty; certificates cover neighbours in one layer by l2")
-    if recipe.certify.exact and recipe.classifier.metric != "l2":
-        raise ValueError("certify.exact is for classifier.metric=l2: certificates are of distances")
+        raise ValueError(f"attack.names is empty; {recipes.uncertified(recipe)}")
+    if recipe.certify.exact and not recipes.certifiable(recipe):
+        raise ValueError(f"certify.exact: {recipes.uncertified(recipe)}")
     k = recipe.classifier.k
     if recipe.certify.exact and k % 2 == 0:
         other = f"use {k - 1} or {k + 1}, or leave it out"
@@ -54,6 +62,7 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
         ("attack.steps", recipe.attack.steps),
         ("attack.starts", recipe.attack.starts),
         ("attack.guided_steps", recipe.attack.guided_steps),
+        ("attack.guided_guides", recipe.attack.guided_guides),
         ("attack.chunk", recipe.attack.chunk),
         ("certify.chunk", recipe.certify.chunk),
         ("certify.own", recipe.certify.own),
@@ -61,6 +70,9 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     ):
         if value < 1:
             raise ValueError(f"{field}={value}: it must be at least 1")
+    for field in ("guided_constant", "guided_rate"):
+        if not getattr(recipe.attack, field) > 0:
+            raise ValueError(f"attack.{field}={getattr(recipe.attack, field)}: it must be above 0")
     for field, value in (
         ("attack.images", recipe.attack.images),
         ("attack.baseline_images", recipe.attack.baseline_images or recipe.attack.images),
@@ -68,6 +80,18 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     ):
         if not 1 <= value <= len(dataset.test.labels):
             raise ValueError(f"{field}={value}: the test set has {len(dataset.test.labels)} images")
+
+
+def _check_net(knobs: config.Net) -> None:
+    """Raises ValueError for a knob that the network does not have."""
+    for field, kind in OWN.items():
+        value = getattr(knobs, field)
+        if value != getattr(config.Net(), field) and kind not in knobs.name:
+            raise ValueError(
+                f"net.{field}={value!r} is for {kind}, and net.name={knobs.name!r} is none"
+            )
+    if knobs.sweeps < 0:
+        raise ValueError(f"net.sweeps={knobs.sweeps}: it must not be below 0")
 
 
 def _check_attacks(knobs: config.Attack) -> None:
@@ -164,6 +188,16 @@ def _check_classifier(recipe: Config, dataset: data.Dataset) -> None:
     count, rows = recipe.defense.neighbors, len(dataset.candidates.labels)
     if racnn and not count < rows:
         raise ValueError(f"defense.neighbors={count} asked of {rows} candidates for retrieval")
+    if named == "retrieval" and recipe.classifier.k != count:
+        raise ValueError(
+            f"classifier.k={recipe.classifier.k} of racnn trained with defense.neighbors={count}: give "
+            "the same"
+        )
+    if recipe.data.candidates and not racnn:
+        raise ValueError(
+            f"data.candidates={recipe.data.candidates!r} is for defense.name='racnn', and it is "
+            f"{recipe.defense.name!r}"
+        )
     if named == "retrieval" and recipe.classifier.bank_rows:
         raise ValueError("classifier.bank_rows is for neighbours that vote: racnn retrieves from all")
     if named == "knn":

@@ -256,6 +256,10 @@ class Attack:
     """Of guided in each of its 10 rounds; paper 1 took 1,000 on robust networks."""
     guided_constant: float = 1e-3
     """Of guided in its first round; 0.1 on robust networks."""
+    guided_rate: float = 0.1
+    """Learning rate of guided; 0.01 on CIFAR-10."""
+    guided_guides: int = 100
+    """Rows that guided draws near: too many for a small k, where 1 does."""
     radii: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0)
     """L2 radii at which robust and certified accuracy are reported."""
     radii_linf: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)

@@ -209,10 +209,13 @@ def _tfds(knobs: config.Data, track: Track):
     features: Any = builder.info.features
     if not {"image", "label"} <= set(features):
         raise ValueError(f"{knobs.name} has {', '.join(features)}: it needs image and label")
-    names = [name for name in ("train", "test", "validation") if name in builder.info.splits][:2]
-    if len(names) < 2:
+    tests = [name for name in ("test", "validation") if name in builder.info.splits]
+    if "train" not in builder.info.splits or not tests:
         have = ", ".join(builder.info.splits)
         raise ValueError(f"{knobs.name} has the splits {have}: it needs train, and test or validation")
+    if len(tests) > 1 and _source(builder, "test")[0]["label"] < 0:
+        tests.remove("test")  # ImageNet's has no labels
+    names = ["train", tests[0]]
     if knobs.candidates:
         if knobs.candidates not in builder.info.splits:
             have = ", ".join(builder.info.splits)
@@ -229,13 +232,7 @@ def _decoded(builder: Any, name: str, size: int, track: Track) -> Split:
     if cache.is_dir():
         images, labels = (np.load(file, mmap_mode="r") for file in files)
         return Split(images, np.asarray(labels))
-    try:
-        source = builder.as_data_source(name)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"{builder.name} is prepared as {builder.info.file_format.value}: read it by `tfds build "
-            f"{builder.name} --data_dir={builder.data_dir.parent.parent} --file_format=array_record`"
-        ) from error
+    source = _source(builder, name)
     images, labels = [], np.empty(len(source), np.int32)
     for row in track(range(len(source)), f"decoding {builder.name} {name}"):
         record = source[row]
@@ -255,6 +252,16 @@ def _decoded(builder: Any, name: str, size: int, track: Track) -> Split:
     except OSError:
         pass  # a set that others prepared, read-only: decode again next time
     return split
+
+
+def _source(builder: Any, name: str) -> Any:
+    try:
+        return builder.as_data_source(name)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{builder.name} is prepared as {builder.info.file_format.value}: read it by `tfds build "
+            f"{builder.name} --data_dir={builder.data_dir.parent.parent} --file_format=array_record`"
+        ) from error
 
 
 def _resized(image: np.ndarray, size: int) -> np.ndarray:

@@ -51,7 +51,12 @@ def attack(
         ),
         "guided": (
             attacks.guided,
-            {"steps": knobs.guided_steps, "constant": knobs.guided_constant},
+            {
+                "steps": knobs.guided_steps,
+                "constant": knobs.guided_constant,
+                "learning_rate": knobs.guided_rate,
+                "guides": knobs.guided_guides,
+            },
         ),
         "hinged": (attacks.hinged, {}),
         "boundary": (attacks.boundary, {}),
@@ -124,7 +129,8 @@ def certify(recipe: Config, defended: Defended, name: str, folder: Path) -> Outc
         if name == "margin":
             radius = certificates.margin(model, x, y, lipschitz=constant)
         elif name == "exact":
-            radius = certificates.exact(model, x, y, lipschitz=constant).lower
+            found = certificates.exact(model, x, y, lipschitz=constant)
+            return {"radius": found.lower, "closed": found.closed}
         else:
             own, other = knobs.own, knobs.other
             radius = certificates.voronoi(model, x, y, lipschitz=constant, own=own, other=other)

@@ -67,7 +67,8 @@ def attack(
         size = {"step_size": inside.step_size * eps}
         match name:
             case "pgd":
-                extra = {"refresh": inside.refresh, "source": given.source}
+                refresh = 0 if source == "held" else inside.refresh  # held: those of the clean image
+                extra = {"refresh": refresh, "source": given.source}
                 return attacks.pgd(key, given.model, x, y, eps=eps, **extra, **own, **size)
             case "pgd_loss":
                 return attacks.pgd(key, given.model, x, y, eps=eps, loss=given.source, **own, **size)

@@ -36,12 +36,7 @@ def attack(recipe: Config, path: str) -> None:
 def certify(recipe: Config, path: str) -> None:
     """Certifies only; attacks made before with this recipe stay in the report."""
     if not (recipes.certifiable(recipe) or recipe.certify.smoothing):
-        knobs = recipe.classifier
-        raise ValueError(
-            f"certificates cover neighbours in one layer by l2: classifier.name={knobs.name!r}, "
-            f"classifier.layers={knobs.layers}, classifier.metric={knobs.metric!r}; certify.smoothing "
-            "covers any"
-        )
+        raise ValueError(f"{recipes.uncertified(recipe)}; certify.smoothing covers any")
     _evaluate(recipe, path, run=False)
 
 

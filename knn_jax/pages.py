@@ -12,8 +12,12 @@ from rich.table import Table
 from knn_jax import cli
 from knn_jax.kinds import KINDS
 
-COLUMNS = ("", "norm", "n", "success", "mean", "median", "accuracy within radius", "seconds")
+COLUMNS = (
+    *("", "norm", "n", "success", "mean", "median", "squared / pixels"),
+    *("accuracy within radius", "seconds"),
+)
 FIGURES = ("", "", "n", "clean", "found", "mean", "accuracy within radius")
+MASKED = 0.05  # of the images at least, on which the boundary attack finds less than one by gradients
 
 
 def headline(report: dict[str, Any]) -> str:
@@ -41,15 +45,17 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
     def row(name, entry, success, mean, median, accuracies):
         numbers = ("" if v is None else f"{v:.3f}" for v in (success, mean, median))
+        normalised = entry.get("mean_normalised")  # the measure of paper 2
+        per_pixel = "" if normalised is None else f"{normalised:.1e}"
         within = _within(accuracies), f"{entry['seconds']:.1f}"
-        return name, entry["norm"], str(entry["n"]), *numbers, *within
+        return name, entry["norm"], str(entry["n"]), *numbers, per_pixel, *within
 
     attacks = (
-        row(a["name"], a, a["success_rate"], a["mean_norm"], a["median_norm"], a["robust_acc"])
+        row(_flagged(a), a, a["success_rate"], a["mean_norm"], a["median_norm"], a["robust_acc"])
         for a in report["attacks"]
     )
     certificates = (
-        row(f"certified: {c['name']}", c, None, c["mean_radius"], None, c["certified_acc"])
+        row(f"certified: {_closed(c)}", c, None, c["mean_radius"], None, c["certified_acc"])
         for c in report["certificates"]
     )
     return [*attacks, *certificates]
@@ -124,11 +130,11 @@ def lines(report: dict[str, Any]) -> list[tuple[str, ...]]:
             for attack, figures in of_attacks.items()
             for line in reported(f"reported, {attack}", "mean_l2", "acc_l2_", told | figures)
         ),
-        *(found(f"reproduced, {entry['name']}", entry) for entry in papers),
+        *(found(f"reproduced, {_flagged(entry)}", entry) for entry in papers),
         *(found("adaptive", entry) for entry in strongest.values()),
         *reported("reported, certified", "mean_radius", "cert_", told),
         *(
-            line(f"certified, {c['name']}", c["n"], clean, None, c["mean_radius"], c["certified_acc"])
+            line(f"certified, {_closed(c)}", c["n"], clean, None, c["mean_radius"], c["certified_acc"])
             for c in proven
         ),
     ]
@@ -146,6 +152,17 @@ def measurements(reports: list[dict[str, Any]]) -> str:
         for head, *lines in measured(report):
             tables.setdefault(("", *head), []).extend((_name(report), *line) for line in lines)
     return "\n".join(_pipes(head, lines) for head, lines in tables.items())
+
+
+def _closed(entry: dict[str, Any]) -> str:
+    """The certificate's name, and the share of images whose exact radius was left open, if any."""
+    left = 1 - entry.get("closed", 1.0)
+    return f"{entry['name']} ({left:.1%} open)" if left else entry["name"]
+
+
+def _flagged(entry: dict[str, Any]) -> str:
+    """The attack's name, and whether what it follows is masked, if that was asked."""
+    return f"{entry['name']} (masked)" if entry.get("masked", 0.0) > MASKED else entry["name"]
 
 
 def _within(accuracies: dict[str, float]) -> str:
@@ -194,8 +211,9 @@ pre {{ background: #f6f6f6; padding: 1rem; overflow: auto }}
 </style></head><body>
 <h1>{html.escape(report["name"])}</h1>
 <p>{html.escape(headline(report))}. Accuracies are over all images, a misclassified one is never
-robust; norms are over successful attacks on correctly classified images. Certified radii above an
-attack's norm: {report["violations"]}. {bound}</p>
+robust; norms are over successful attacks on correctly classified images. Masked: the boundary attack
+finds less, by decisions alone, on more than a twentieth of them. Certified radii above an attack's
+norm: {report["violations"]}. {bound}</p>
 <table><tr>{head}</tr>{body}</table>
 {told}
 {images}

@@ -77,6 +77,15 @@ def certifiable(recipe: Config) -> bool:
     return one and knobs.metric == "l2"
 
 
+def uncertified(recipe: Config) -> str:
+    """What to tell of a classifier that certificates do not cover."""
+    knobs = recipe.classifier
+    return (
+        f"certificates cover neighbours in one layer by l2: classifier.name={knobs.name!r}, "
+        f"classifier.layers={knobs.layers}, classifier.metric={knobs.metric!r}"
+    )
+
+
 def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
     """Trains or loads the network and fits the bank."""
     net = found = network(recipe, dataset, folder)
@@ -105,7 +114,7 @@ def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
         model = bank(recipe, net, dataset, layers)
         if named == "prototypes":
             model = classifiers.prototypes(model, net[0].rows(net[1]))
-        if recipe.classifier.metric == "l2":
+        if certifiable(recipe):
             lipschitz = net[0].lipschitz(net[1], layers[0])
     else:
         model = sources[named]

@@ -108,7 +108,7 @@ def summary(
         "clean_acc": float(np.mean(correct)),
         "lipschitz": defended.lipschitz if math.isfinite(defended.lipschitz) else None,
         "attacks": [
-            _attack(recipe, name, norm, outcome, correct)
+            _attack(recipe, name, norm, outcome, correct) | _masked(attacked, name, norm, correct)
             for (name, norm), outcome in (attacked | worst_cases(attacked)).items()
         ],
         "certificates": [_certificate(recipe, name, o, correct) for name, o in certified.items()],
@@ -187,6 +187,17 @@ def _attack(
     }
 
 
+def _masked(attacked: Attacked, name: str, norm: balls.Norm, correct: np.ndarray) -> dict[str, float]:
+    """Beside the boundary attack, the share of right images on which it finds less by decisions alone:
+    there the gradients that the attack followed tell too little."""
+    blind = attacked.get(("boundary", norm))
+    if blind is None or name in ("boundary", WORST):
+        return {}
+    both = zip(blind.arrays["norm"], attacked[name, norm].arrays["norm"], correct, strict=False)
+    less = [bool(one < other) for one, other, right in both if right]
+    return {"masked": float(np.mean(less))} if less else {}
+
+
 def _trials(arrays: dict[str, np.ndarray], radii, correct) -> dict[str, Any]:
     """Of an attack in balls: over several trials the mean accuracy and how far its 95% interval goes.
 
@@ -233,6 +244,7 @@ def _certificate(recipe: Config, name: str, outcome: Outcome, correct: np.ndarra
         "mean_radius": float(radius[right].mean()) if right.any() else None,
         "mean_radius_all": float(np.where(right, radius, 0.0).mean()),
         "certified_acc": {str(r): float(np.mean(right & (radius >= r))) for r in recipe.attack.radii},
+        **({"closed": float(outcome.arrays["closed"].mean())} if "closed" in outcome.arrays else {}),
         "seconds": round(outcome.seconds, 3),
         "compile_seconds": round(outcome.compile_seconds, 3),
     }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from knn_jax import cli, compare, config, data, figures
+from knn_jax.figures import comparison
 
 N = 5
 
@@ -130,6 +131,16 @@ def test_without_a_measured_run_the_way_to_it_is_told(finished, drawn, tmp_path,
     written = compare.compare(str(tmp_path), [finished("one", L2)])
     assert [file.name for file in written] == ["comparison.png", "accuracy.png", "confusion.png"]
     assert "--analyze.images" in capsys.readouterr().err
+
+
+def test_a_run_without_a_source_stands_beside_with_the_attack_itself(finished, tmp_path, monkeypatch):
+    lines = []
+    real = comparison.steps
+    monkeypatch.setattr(comparison, "steps", lambda *of: (lines.append(of[2].tolist()), real(*of)))
+    own, held = [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]
+    both = finished("both", {("fgsm", "l2"): own, ("fgsm on held", "l2"): held})
+    compare.compare(str(tmp_path), [both, finished("one", {("fgsm", "l2"): own})])
+    assert lines == [own, own, held, own]
 
 
 def test_what_cannot_be_compared_is_refused(finished, tmp_path):

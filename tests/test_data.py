@@ -14,7 +14,7 @@ from PIL import Image
 
 from knn_jax import config, data
 
-SIZES = {"train": 40, "test": 20}
+SIZES = {"train": 40, "test": 20, "validation": 15}
 
 
 @pytest.fixture
@@ -34,20 +34,25 @@ def pictures(split):
     return [(rng.integers(0, 256, (28, 28), np.uint8), i % 10) for i in range(SIZES[split])]
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A folder in which TFDS's own builder has prepared a tiny `mnist`; copied, never used itself."""
-    folder = tmp_path_factory.mktemp("tfds")
+def prepare(folder, *splits, unlabelled=()):
+    """TFDS's own builder prepares a tiny `mnist` of these splits."""
 
     def records(split):
         for number, (image, label) in enumerate(pictures(split)):
             png = io.BytesIO()
             Image.fromarray(image).save(png, "png")
-            yield number, {"image": png.getvalue(), "label": label}
+            yield number, {"image": png.getvalue(), "label": -1 if split in unlabelled else label}
 
     builder = tfds.builder("mnist", data_dir=folder, file_format="array_record")
-    builder._split_generators = lambda *_, **__: {split: records(split) for split in SIZES}
+    builder._split_generators = lambda *_, **__: {split: records(split) for split in splits}
     builder.download_and_prepare()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder in which `mnist` has been prepared; copied, never used itself."""
+    folder = tmp_path_factory.mktemp("tfds")
+    prepare(folder, "train", "test")
     return folder
 
 
@@ -236,6 +241,14 @@ def test_tfds_set_is_read_without_tensorflow_or_network(offline, mnist, monkeypa
     assert found.train.images.dtype == np.uint8
     assert pairs(*found[:2]) == sorted((i.tobytes(), n) for i, n in pictures("train"))
     assert pairs(found.test) == sorted((i.tobytes(), n) for i, n in pictures("test"))
+
+
+@pytest.mark.parametrize(("unlabelled", "rows"), [((), 20), (("test",), 15)])
+def test_a_test_split_without_labels_gives_way_to_validation(tmp_path, unlabelled, rows):
+    """ImageNet's, whose labels TFDS gives as -1."""
+    prepare(tmp_path, *SIZES, unlabelled=unlabelled)
+    found = data.load(config.Data(name="mnist", data_dir=str(tmp_path), valid_fraction=0.25))
+    assert len(found.test.labels) == rows
 
 
 def test_the_second_load_reads_what_the_first_decoded(mnist, monkeypatch):

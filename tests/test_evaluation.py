@@ -395,7 +395,7 @@ def test_without_run_only_what_is_complete_is_read(tmp_path, defended, asked):
 def test_each_attack_is_run_in_the_norms_that_it_has(tmp_path, defended, monkeypatch):
     for factor, name in enumerate(("minimum_norm", "guided", "hinged", "boundary"), 1):
 
-        def found(key, model, x, y, *, norm="l2", steps=1, starts=1, constant=0, factor=factor):
+        def found(key, model, x, y, *, norm="l2", steps=1, starts=1, factor=factor, **_):
             result = cheap(key, model, x, y, norm=norm, steps=steps, starts=starts)
             return result._replace(norm=factor * result.norm)
 
@@ -513,6 +513,13 @@ BAD = [
         {"certify": {"exact": True}, "classifier": {"k": 4}},
         r"certify\.exact is for an odd classifier\.k, and it is 4: use 3 or 5, or leave it out",
     ),
+    (
+        {"certify": {"exact": True}, "classifier": {"layers": ("relu1", "relu2")}},
+        r"certificates cover neighbours in one layer by l2: .*'relu1', 'relu2'",
+    ),
+    ({"attack": {"guided_guides": 0}}, r"attack\.guided_guides=0"),
+    ({"attack": {"guided_constant": 0.0}}, r"attack\.guided_constant=0\.0: it must be above 0"),
+    ({"attack": {"guided_rate": float("nan")}}, r"attack\.guided_rate=nan"),
 ]
 NEW = [  # what a workdir of another network, or certify.py, would refuse anyhow
     ({"classifier": {"name": "network"}, "attack": {"names": ("ask",)}}, r"attack\.names: ask is for"),
@@ -524,6 +531,10 @@ NEW = [  # what a workdir of another network, or certify.py, would refuse anyhow
     ),
     ({"net": {"name": "pixels"}, "attack": {"sources": ("network",)}}, r"'pixels' has no output"),
     ({"optim": {"peak_lr": 0.0}}, r"optim\.peak_lr=0"),
+    ({"defense": {"eps": 4.0}}, r"defense\.eps=4\.0 without an adversary"),
+    ({"net": {"sweeps": 5}}, r"net\.sweeps=5 is for lipschitz, and net\.name='digits' is none"),
+    ({"net": {"name": "digits_lipschitz", "sweeps": -1}}, r"net\.sweeps=-1"),
+    ({"data": {"candidates": "test"}}, r"data\.candidates='test'"),
     ({"optim": {"batch_size": 0}}, r"batch_size=0"),
     ({"optim": {"augment": "crop"}, "defense": {"name": "rotation"}}, r"optim\.augment mirrors images"),
     ({"data": {"name": "minst"}}, r"'minst'.*'mnist'"),

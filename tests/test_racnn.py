@@ -294,10 +294,19 @@ def test_keys_can_be_projected(tmp_path):
     assert abs(np.log(lengths[1] / lengths[0])).mean() < 0.25
 
 
-def test_the_recipe_from_end_to_end_and_its_baseline(tmp_path):
+def test_the_recipe_from_end_to_end_and_its_baseline(tmp_path, monkeypatch):
+    seen, pgd = set(), attacks.pgd
+
+    def spy(*args, source, refresh, **settings):
+        seen.add((type(source).__name__, refresh))
+        return pgd(*args, source=source, refresh=refresh, **settings)
+
+    monkeypatch.setattr(attacks, "pgd", spy)
     own = {"names": ("pgd",), "norms": ("linf",), "radii_linf": (0.2,)}
     recipe = altered(attack=own | {"sources": ("model", "held", "network")}, ball={"steps": 2})
     jobs.attack(recipe, str(tmp_path))
+    assert seen == {("NoneType", 5), ("Held", 0), ("Network", 5)}  # held: those of the clean image
+    assert (tmp_path / "retrieved.png").stat().st_size > 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert [a["name"] for a in report["attacks"]] == [
         *("pgd", "pgd on held", "pgd on network", "least of all"),
@@ -320,6 +329,8 @@ def test_the_recipe_from_end_to_end_and_its_baseline(tmp_path):
         ({"defense": {"layers": ()}}, r"defense.layers=\(\): name the one"),
         ({"defense": {"layers": ("conv7",)}}, "no layer 'conv7'"),
         ({"defense": {"neighbors": 1}}, "defense.neighbors=1"),
+        ({"classifier": {"k": 4}}, "classifier.k=4 of racnn trained with defense.neighbors=3"),
+        ({"net": {"half": True}}, "net.half=True is for resnet18, and net.name='digits_racnn' is none"),
         ({"defense": {"neighbors": 108}}, "neighbors=108 asked of 108 candidates"),
         ({"defense": {"mixup_steps": -1}}, "mixup_steps=-1"),
         ({"defense": {"adversary": "l2"}}, "racnn is trained on clean images"),

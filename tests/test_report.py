@@ -72,6 +72,34 @@ def test_linf_has_radii_of_its_own(defended):
     assert found["robust_acc"] == {"0.5": 3 / 5, "2.0": 1 / 5}
 
 
+@pytest.mark.parametrize(
+    ("lengths", "share"),
+    [([1.0, 2.0, np.inf, 0.0, 0.5], 0), ([0.9, 2.1, np.inf], 1 / 3), ([0.9, 1.9, 9.0, 0.0, 0.4], 1)],
+)
+def test_an_attack_is_masked_where_decisions_alone_find_less(defended, lengths, share):
+    """Of the images that are right and that both were run on."""
+    boundary = attacked(np.array(lengths, np.float32))
+    found = {("boundary", "l2"): boundary, L2: attacked(), LINF: attacked()}
+    summary = report.summary(RECIPE, defended, CLEAN, found, {})
+    blind, ours, linf, least = summary["attacks"]
+    assert ours["masked"] == pytest.approx(share)
+    assert "masked" not in blind | linf | least
+    names = [row[0] for row in pages.rows(summary)]
+    assert names[1] == ("minimum_norm (masked)" if share else "minimum_norm")
+    assert names[0] == "boundary"
+
+
+def test_what_an_exact_certificate_left_open_is_told(defended):
+    outcome = certified()
+    outcome.arrays["closed"] = np.array([True, False, True, True])
+    told = report.summary(RECIPE, defended, CLEAN, {}, {"margin": certified(), "exact": outcome})
+    assert [c.get("closed") for c in told["certificates"]] == [None, 0.75]
+    assert [row[0] for row in pages.rows(told)] == [
+        "certified: margin",
+        "certified: exact (25.0% open)",
+    ]
+
+
 def test_a_certificate(defended):
     # The misclassified one is not certified, whatever radius it is given.
     radius = np.where(CLEAN == LABELS, RADIUS, 9.0)

@@ -154,6 +154,8 @@ def check(knobs: config.Defense, net: config.Net) -> None:
             f"defense.steps={knobs.steps}, step_size={knobs.step_size}, eps={knobs.eps}: the first two "
             "must be above 0, eps not below"
         )
+    if knobs.adversary == "none" and knobs.eps:
+        raise ValueError(f"defense.eps={knobs.eps} without an adversary: give defense.adversary")
     if knobs.adversary == "linf" and knobs.eps == 0:
         raise ValueError("defense.eps=0 with adversary='linf': give the radius of its ball")
 

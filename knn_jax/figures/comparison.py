@@ -33,7 +33,8 @@ def grid(clean: np.ndarray, shown: np.ndarray, runs: Sequence[Any], norm: balls.
 
 
 def accuracy(runs: Sequence[Any], norm: balls.Norm) -> bytes:
-    """Accuracy against the norm, an axis for each attack and a line for each run that has it."""
+    """Accuracy against the norm, an axis for each attack and a line for each run that has it; where it
+    follows another source, that a run has not, a line of the same attack without one."""
     names = list(dict.fromkeys(name for run in runs for name in run.norms))
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
@@ -42,9 +43,10 @@ def accuracy(runs: Sequence[Any], norm: balls.Norm) -> bytes:
         axis.set_axis_off()
     for axis, name in zip(places.flat, names, strict=False):
         for i, run in enumerate(runs):
-            if name in run.norms:
-                right = run.right[: len(run.norms[name])]
-                lengths = run.norms[name][: len(right)]
+            lengths = run.norms.get(name, run.norms.get(name.partition(" on ")[0]))
+            if lengths is not None:
+                right = run.right[: len(lengths)]
+                lengths = lengths[: len(right)]
                 steps(axis, right, lengths, _label(run.report).replace("\n", ": "), f"C{i}")
         axis.set(
             title=name, xlabel=f"{norm} norm of the perturbation", ylabel="accuracy", ylim=(0, 1.02)

@@ -60,7 +60,7 @@ def norms(report: dict[str, Any], attacked: Attacked, norm: balls.Norm) -> bytes
     (first, across), *others = runs
     figure, [[axis]] = axes(1, 1, (5, 5))
     widest = 0.0
-    for color, (name, up) in zip(("C1", "C4", "C5"), others, strict=False):
+    for (color, _), (name, up) in zip(STYLES[1:], others, strict=False):
         count = min(len(across), len(up))
         pairs = np.stack([across[:count], up[:count]])
         pairs = pairs[:, np.isfinite(pairs).all(0) & (pairs > 0).all(0)]

@@ -9,7 +9,8 @@ from knn_jax.nets.trunk import linear, spectral
 
 Layers = tuple[tuple[int, int, int], ...]
 # (channels, window, stride) of the convolutions. The last window of CIFAR-10's is 4: the paper says 3,
-# but its sizes (192 x 4 x 4, then 3072 inputs) come of 4 only.
+# but its sizes (192 x 4 x 4, then 3072 inputs) come of 4 only. Its appendix lists no ReLU after conv1
+# and conv5, its section 5.2 one after every convolution, as here.
 SIZES: dict[str, Layers] = {
     "cifar10": ((96, 3, 1), (96, 3, 1), (96, 3, 2), (192, 3, 1), (192, 4, 2)),
     "small": ((16, 3, 1), (16, 3, 2), (32, 3, 1), (32, 4, 2)),
