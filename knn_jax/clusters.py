@@ -25,7 +25,7 @@ def draw(recipe: Config, defended: Defended, folder: Path) -> Path:
     """Writes clusters.png: the points of as many training and test images, subspace by subspace."""
     model, test = defended.model, defended.dataset.test
     count, parts = recipe.analyze.points, recipe.net.subspaces
-    points = neighbors.in_tiles(model.features[0], 500)(jnp.asarray(test.floats(0, count)))
+    points = neighbors.in_tiles(model.first, 500)(jnp.asarray(test.floats(0, count)))
     kinds = {
         "training": (np.asarray(model.banks[0][:count]), np.asarray(model.labels[:count])),
         "test": (np.asarray(points), test.labels[:count]),

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from knn_jax import analysis, data, recipes
 from knn_jax.chunks import Chunks, Outcome
+from knn_jax.classifiers import KNN
 from knn_jax.config import Config
 from knn_jax.evaluation import Attacked
 from knn_jax.recipes import Defended
@@ -69,10 +71,9 @@ def features(recipe: Config, defended: Defended, folder: Path) -> Outcome:
 
     def one(model, key, x, y):
         del key, y
-        layer, bank = model.features[0], model.banks[0]
         return {
-            "lid": analysis.lid(layer(x), bank, knobs.neighbors),
-            "jacobian_norm": analysis.jacobian_norm(layer, x, steps=knobs.steps),
+            "lid": analysis.lid(model.first(x), model.banks[0], knobs.neighbors),
+            "jacobian_norm": analysis.jacobian_norm(Partial(KNN.first, model), x, steps=knobs.steps),
         }
 
     settings = ["analysis", "features", knobs.neighbors, knobs.steps, knobs.chunk]

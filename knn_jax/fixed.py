@@ -174,7 +174,7 @@ def _prepared(recipe: Config, defended: Defended, which: Run) -> tuple:
     source = model
     if inside.layers and inside.layers != recipe.classifier.layers:
         source = bank(recipe, defended.net, defended.dataset, inside.layers)
-    taps = len(source.features)
+    taps = len(source.banks)
     if not inside.tune:
         return source, jnp.full(taps, inside.temperature), jnp.full(taps, 1 / taps)
     progress.say(f"choosing ask's temperature and weights on {inside.tune} images")

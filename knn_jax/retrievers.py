@@ -42,10 +42,11 @@ def adopting(defense: defenses.Defense, net: Any, variables: Any) -> defenses.De
 def candidates(recipe: Config, found: tuple[Any, Any], split: data.Split, k: int) -> classifiers.KNN:
     """k-NN on the keys of the candidates, which are features of that network."""
     shape = (1, *split.images.shape[1:])
-    [keys] = nets.features(*found, recipe.defense.layers, shape)
+    keys = nets.features(*found, recipe.defense.layers, shape)
     width = recipe.defense.project
     if width:
-        dim = jax.eval_shape(keys, jax.ShapeDtypeStruct(shape, jnp.float32)).shape[1]
+        [one] = jax.eval_shape(keys, jax.ShapeDtypeStruct(shape, jnp.float32))
+        dim = one.shape[1]
         matrix = jax.random.normal(jax.random.key(recipe.optim.seed), (dim, width)) / width**0.5
         keys = Partial(_projected, matrix, keys)
     images, labels = split.floats(0, len(split.labels)), split.labels
@@ -73,7 +74,7 @@ def references(recipe: Config, dataset: data.Dataset, folder: Path) -> Reference
 
     @jax.jit
     def found(near, x, rows):
-        query, bank = near.features[0](x), near.banks[0]
+        query, bank = near.first(x), near.banks[0]
         if dataset.extra is None:
             return neighbors.search(query, bank, near.k, labels=every, without=rows).index
         return neighbors.search(query, bank, near.k).index
@@ -90,4 +91,4 @@ def references(recipe: Config, dataset: data.Dataset, folder: Path) -> Reference
 
 
 def _projected(matrix, keys, x):
-    return keys(x) @ matrix
+    return keys(x)[0] @ matrix

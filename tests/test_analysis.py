@@ -69,9 +69,8 @@ def trunk(quick):
     """The second layer of an untrained network, and three digits."""
     net = nets.trunk.Trunk(((8, 3, 2, 1), (8, 2, 1, 0)), 10)
     images = jnp.asarray(load_digits().images[:3, ..., None] / 16, jnp.float32)
-    return nets.features(net, jax.jit(net.init)(jax.random.key(0), images), ("relu2",), (1, 8, 8, 1))[
-        0
-    ], images
+    variables = jax.jit(net.init)(jax.random.key(0), images)
+    return lambda x: net.apply(variables, x)[1]["relu2"], images
 
 
 def test_the_jacobian_norm_is_the_largest_singular_value(trunk):

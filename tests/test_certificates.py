@@ -189,7 +189,7 @@ def test_it_works_inside_the_callers_jit_and_on_one_image(certify, digits):
 
 
 TWO_ROWS = classifier([[0.2, 0.2], [0.8, 0.8]], [0, 1])
-TWO_TAPS = classifiers.knn(TWO_ROWS.features * 2, TWO_ROWS.images, TWO_ROWS.labels, k=1)
+TWO_TAPS = classifiers.knn([TWO_ROWS.first] * 2, TWO_ROWS.images, TWO_ROWS.labels, k=1)
 
 
 @both

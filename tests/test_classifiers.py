@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from knn_jax import attacks, classifiers
+from knn_jax import attacks, classifiers, config, nets
 
 pytestmark = pytest.mark.usefixtures("quick")
 HOME = inspect.getmodule(classifiers.KNN)
@@ -83,7 +83,7 @@ def test_the_votes_of_several_taps_are_added(digits):
 def test_the_batches_do_not_change_the_bank_or_the_votes(monkeypatch, model, digits):
     monkeypatch.setattr(HOME, "BATCH", 64)
     jax.clear_caches()
-    small = classifiers.knn(model.features[0], *digits[0], k=5)
+    small = classifiers.knn(model.first, *digits[0], k=5)
     np.testing.assert_allclose(small.banks[0], model.banks[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(small.votes(digits[0][0]), model.votes(digits[0][0]))
 
@@ -288,6 +288,29 @@ def test_what_makes_no_classifier_is_refused(arguments, message):
 def test_a_label_beyond_the_classes_is_refused():
     with pytest.raises(ValueError, match="labels reach from 0 to 7: out of range of 3 classes"):
         classifiers.check_labels(jnp.array([0, 7]), 2, 3)
+
+
+def test_several_taps_take_one_pass_of_the_network():
+    """Forward and backward: as much work as the deepest alone, but for the search."""
+    net = nets.build(config.Net(name="digits_vgg"), 3)
+    images = jax.random.uniform(jax.random.key(0), (6, 8, 8, 1))
+    variables = jax.jit(net.init)(jax.random.key(1), images)
+
+    def work(*layers):
+        features = nets.features(net, variables, layers, (1, 8, 8, 1))
+        model = classifiers.knn(features, images, jnp.arange(6) % 3, k=1)
+        references = model.references(images, 1)
+
+        def votes(model, x):
+            return model.soft_votes(x, references, 1.0).sum()
+
+        return [
+            jax.jit(function).lower(model, images).compile().cost_analysis()["flops"]
+            for function in (votes, jax.grad(votes, argnums=1), type(model).votes)
+        ]
+
+    for both, deepest in zip(work("conv1", "conv2"), work("conv2"), strict=True):
+        assert both < 1.05 * deepest
 
 
 def test_no_images_are_refused():

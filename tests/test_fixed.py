@@ -76,7 +76,7 @@ def test_temperature_and_weights_are_chosen_and_kept(recipe, defended, tmp_path,
     seen = {}
 
     def tune(key, model, x, y, *, source, eps, **settings):
-        seen.update(images=len(x), taps=len(source.features), eps=eps, k=settings["k"])
+        seen.update(images=len(x), taps=len(source.banks), eps=eps, k=settings["k"])
         return jnp.array([0.5, 0.25]), jnp.array([0.0, 1.0])
 
     monkeypatch.setattr(attacks, "tune", tune)

@@ -47,8 +47,8 @@ def test_networks_have_the_parameters_and_layers_of_the_paper(name, classes, par
 
 def test_pixels_are_the_flattened_image():
     x = jnp.arange(24.0).reshape(2, 2, 3, 2) / 24
-    (features,) = nets.features(nets.Pixels(), {}, ("pixels",), (1, 2, 3, 2))
-    np.testing.assert_array_equal(features(x), x.reshape(2, 12))
+    (pixels,) = nets.features(nets.Pixels(), {}, ("pixels",), (1, 2, 3, 2))(x)
+    np.testing.assert_array_equal(pixels, x.reshape(2, 12))
 
 
 @pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (4, 2, 1), (6, 2, 2), (2, 3, 0)])
@@ -84,7 +84,8 @@ def test_a_tap_does_not_compute_the_layers_after_it(digits):
     net, variables = digits
     layers = ("relu1", "relu2", "relu3", "fc")
     work = []
-    for tap in nets.features(net, variables, layers, DIGITS):
+    for layer in layers:
+        tap = nets.features(net, variables, (layer,), DIGITS)
         program = jax.jit(tap).lower(jax.ShapeDtypeStruct(DIGITS, jnp.float32)).compile().as_text()
         work.append(len(re.findall(r" (?:convolution|dot)\(", program)))
     assert work == [1, 2, 3, 4]
@@ -221,8 +222,7 @@ def test_features_made_twice_share_their_program(digits):
     traced = jax.jit(lambda tap, x: tap(x))
     other = jax.tree.map(lambda leaf: 2 * leaf, variables)
     for values in (variables, other):
-        (tap,) = nets.features(net, values, ("relu1",), DIGITS)
-        traced(tap, jnp.zeros(DIGITS))
+        traced(nets.features(net, values, ("relu1",), DIGITS), jnp.zeros(DIGITS))
     assert traced._cache_size() == 1
 
 

@@ -381,7 +381,7 @@ def test_frozen_features_are_those_retrieved_by_and_the_rest_is_trained(frozen):
     net, variables = defended.net
     embedded = net.apply(variables, x, method="embed")
     np.testing.assert_array_equal(embedded, found.apply(others, x)[1]["pool"])
-    np.testing.assert_array_equal(embedded, defended.model.features[0](x))
+    np.testing.assert_array_equal(embedded, defended.model.near.first(x))
     begun = net.adopt(net.init(KEY, x), others)
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), begun["params"], variables["params"])
     assert not any(jax.tree.leaves(moved["body"]))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from knn_jax import analysis, attacks, certificates, config, data, recipes
+from knn_jax import analysis, attacks, certificates, classifiers, config, data, recipes
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 MNIST = SHARED / "mnist.npz"
@@ -155,13 +155,13 @@ def test_the_dimensions_are_the_authors(basic, test_set, layer, images, expected
     if layer == "pixels":
         found = analysis.lid(x.reshape(images, -1), model.images.reshape(54_000, -1))
     else:
-        found = analysis.lid(model.features[0](x), model.banks[0])
+        found = analysis.lid(model.first(x), model.banks[0])
     assert found.mean() == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_norm_of_its_jacobian_is_the_authors(basic, test_set):
     """All 1,000 images give 26.2306, and theirs 26.231; the first 50 are quicker."""
-    found = analysis.jacobian_norm(basic[1].features[0], test_set[0][:50])
+    found = analysis.jacobian_norm(Partial(classifiers.KNN.first, basic[1]), test_set[0][:50])
     assert found.mean() == pytest.approx(26.596, rel=1e-3)
 
 

@@ -112,7 +112,7 @@ def tune(
         return int(found.success.sum())
 
     source = settings.get("source") or model
-    taps = len(source.features)
+    taps = len(source.banks)
     equal = jnp.full(taps, 1 / taps)
     every = [jnp.full(taps, value) for value in temperatures]
     temperature = max(every, key=lambda t: fooled(t, equal))
@@ -156,7 +156,7 @@ def _simplex(taps: int, parts: int) -> np.ndarray:
 
 def _by_tap(source, temperature, weights):
     """Both as arrays with an entry for each layer."""
-    taps = len(source.features)
+    taps = len(source.banks)
     temperatures = jnp.asarray(temperature, jnp.float32)
     shares = jnp.full(taps, 1 / taps) if weights is None else jnp.asarray(weights, jnp.float32)
     for name, array in (("temperature", temperatures), ("weights", shares)):
@@ -239,9 +239,9 @@ def _loss(source, z, y, retrieved, temperatures, weights, metric):
     """The weighted sum of the layers' ASK losses."""
     references, there = retrieved
     total = jnp.zeros(len(z))
-    taps = zip(source.features, references, temperatures, weights, strict=True)
-    for feature, rows, temperature, weight in taps:
-        alike = losses.similarity(feature(z), rows, metric) / temperature
+    taps = zip(source.features(z), references, temperatures, weights, strict=True)
+    for query, rows, temperature, weight in taps:
+        alike = losses.similarity(query, rows, metric) / temperature
         total += weight * losses.adversarial_soft_neighbors(alike, y, there, "mean")
     return total
 

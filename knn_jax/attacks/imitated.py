@@ -94,8 +94,8 @@ def _cross_entropy(logits, x, y):
 
 def _logits(features, blocks, x):
     """Log of the mean over taps of what their blocks give each class."""
-    taps = zip(features, blocks, strict=True)
-    shares = [jax.nn.log_softmax(_block(block, feature(x))) for feature, block in taps]
+    taps = zip(features(x), blocks, strict=True)
+    shares = [jax.nn.log_softmax(_block(block, query)) for query, block in taps]
     return jax.nn.logsumexp(jnp.stack(shares), 0) - math.log(len(blocks))
 
 

@@ -69,8 +69,7 @@ def potential(model: Any, z: Images, y: Labels, decay: Number, near: Number) -> 
     """Of images among all rows of the bank, tile by tile."""
     count, total = getattr(model.metric, "count", 1), jnp.zeros(len(z))
     labels = _tiled(model.labels, -1)
-    for feature, bank in zip(model.features, model.banks, strict=True):
-        query = feature(z)
+    for query, bank in zip(model.features(z), model.banks, strict=True):
 
         @jax.checkpoint  # a gradient measures the distances of a tile again
         def add(total, tile, query=query):

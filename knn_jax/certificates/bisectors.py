@@ -48,7 +48,7 @@ def _voronoi(model, x, y, lipschitz, *, own, other):
     other = min(bank.shape[0], max(other, 2 * least_other))
 
     def batch(x, y):
-        query = model.features[0](x)
+        query = model.first(x)
         near = sides(model, query, y, own, other)
         z, w = (bank[n.index] - query[:, None] for n in (near.own, near.other))
         dz, dw = near.own.distance[:, None, :], near.other.distance[:, :, None]

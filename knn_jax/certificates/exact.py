@@ -101,7 +101,7 @@ def _exact(model, x, y, lipschitz, *, box):
     norms = jnp.sum(jnp.square(bank), -1)
 
     def batch(x, y):
-        query = model.features[0](x)
+        query = model.first(x)
         near = sides(model, query, y, NEAR, 1)
         relative = near.relative + POOL * 2.0**-24  # of sums over the pixels, and over the pool
         bisectors = functools.partial(every_cell, model, norms, relative)

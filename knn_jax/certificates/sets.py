@@ -40,7 +40,7 @@ def bracket(model: Any, x, y, lipschitz, *, box: bool):
     slots = max(OPEN, 2 * rivals)
 
     def batch(x, y):
-        query = model.features[0](x)
+        query = model.first(x)
         count = len(x)
         near = sides(model, query, y, max(NEAR, model.k), max(ENDS, model.k))
         wrong = branches.fooled(model, neighbors.merge(near.own, near.other, model.k), y)

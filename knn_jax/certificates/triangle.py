@@ -28,7 +28,7 @@ def _margin(model, x, y, lipschitz):
     own, other = majority(model.k)
 
     def batch(x, y):
-        near = sides(model, model.features[0](x), y, own, other)
+        near = sides(model, model.first(x), y, own, other)
         slack = near.relative  # half of it for each root, here and at the perturbed image
         nearer = near.other.distance[:, -1] * (1 - slack) - near.own.distance[:, -1] * (1 + slack)
         return jnp.maximum(nearer / 2 - 4 * near.absolute, 0.0) / lipschitz

@@ -17,6 +17,7 @@ from knn_jax import losses, neighbors
 from knn_jax.classifiers.check import Images, Labels, check_images, check_labels, check_like
 from knn_jax.classifiers.decision import Decision
 
+Features = Callable[[Images], Any]  # -> (batch, dim), or a tuple of these
 References = tuple[Float[Array, "batch class count _"], ...]  # of each tap
 L2 = neighbors.Euclidean()
 BATCH = 500  # images classified at once; their features are computed together
@@ -45,7 +46,7 @@ class KNN(Decision):
     can be attacked in its place. The fields have no array types, for JAX also puts placeholders there.
     """
 
-    features: tuple[Any, ...]  # images -> (batch, dim), for each tap
+    features: Any  # images -> (batch, dim) of each tap, all in one pass of a network
     banks: tuple[Any, ...]  # (row, dim) for each tap
     images: Any  # (row, height, width, channel)
     labels: Any  # (row,)
@@ -54,6 +55,10 @@ class KNN(Decision):
     metric: neighbors.Euclidean | neighbors.Subspaces = dataclasses.field(
         default=L2, metadata={"static": True}
     )
+
+    def first(self, x: Images) -> Float[Array, "batch dim"]:
+        """The features of the first tap."""
+        return self.features(x)[0]
 
     def votes(self, x: Images) -> Int[Array, "batch class"]:
         """How many of the k nearest rows are of each class, summed over taps.
@@ -87,8 +92,8 @@ class KNN(Decision):
                 return jnp.sum(jnp.square(query - rows), -1)  # without the slope of a root
             return jnp.square(self.metric.distance(query, rows))
 
-        taps = zip(self.features, references, strict=True)
-        return tuple(squared(f(x)[:, None, None], r) for f, r in taps)
+        taps = zip(self.features(x), references, strict=True)
+        return tuple(squared(query[:, None, None], rows) for query, rows in taps)
 
     def nearest(self, query: Any, bank: Any, k: int, **among: Any) -> neighbors.Neighbors:
         """The k rows of a bank nearest to features, by the classifier's metric."""
@@ -119,7 +124,7 @@ class KNN(Decision):
 
 
 def knn(
-    features: Callable[[Images], Any] | Sequence[Callable[[Images], Any]],
+    features: Features | Sequence[Features],
     images: Float[Array, "row height width channel"],
     labels: Int[Array, " row"],
     *,
@@ -130,24 +135,20 @@ def knn(
 ) -> KNN:
     """A kNN classifier whose bank is `features` of `images`.
 
-    `features` maps images to (batch, dim); a sequence of such functions makes several taps, whose
-    votes are added (paper 1, section 2.3). Give a function with parameters as
-    `jax.tree_util.Partial(function, parameters)`: they then stay arguments of compiled programs
-    instead of constants in them. By the `metric` cosine features are divided by their length first:
-    distances of unit vectors have its order; `neighbors.Subspaces(2)` adds the distances in two halves
-    of the features. `names` of the taps are used in errors; `track` wraps the range of batches, for a
-    progress bar.
+    `features` maps images to (batch, dim), or to a tuple of these, the taps of one pass; a sequence of
+    such functions makes several taps too. Their votes are added (paper 1, section 2.3). Give a function
+    with parameters as `jax.tree_util.Partial(function, parameters)`: they then stay arguments of
+    compiled programs instead of constants in them. By the `metric` cosine features are divided by their
+    length first: distances of unit vectors have its order; `neighbors.Subspaces(2)` adds the distances
+    in two halves of the features. `names` of the taps are used in errors; `track` wraps the range of
+    batches, for a progress bar.
 
     Raises ValueError for images outside [0, 1] or not (row, height, width, channel), labels out of
     range or a class without rows, a k the bank cannot answer, and features that are not finite.
     """
-    functions = tuple(features) if isinstance(features, Sequence) else (features,)
-    functions = tuple(f if isinstance(f, Partial) else Partial(f) for f in functions)
+    every = joined(*features) if isinstance(features, Sequence) else joined(features)
     if metric == "cosine":
-        functions = tuple(Partial(_unit, function) for function in functions)
-    names = tuple(names) or tuple(f"tap {i}" for i in range(len(functions)))
-    if not functions or len(names) != len(functions):
-        raise ValueError(f"{len(names)} names for {len(functions)} taps: give one name to each tap")
+        every = Partial(_units, every)
     rows = len(images)
     if rows == 0:
         raise ValueError("the bank is empty: give it at least one image")
@@ -155,42 +156,57 @@ def knn(
         raise ValueError(f"k={k} neighbours asked of a bank of {rows} rows: use 1 to {rows}")
     images = check_images(images)
     labels = check_labels(labels, rows)
-    banks = embedded(functions, images, track)
+    shapes = [tap.shape for tap in jax.eval_shape(every, images)]
+    names = tuple(names) or tuple(f"tap {i}" for i in range(len(shapes)))
+    if not shapes or len(names) != len(shapes):
+        raise ValueError(f"{len(names)} names for {len(shapes)} taps: give one name to each tap")
+    for name, shape in zip(names, shapes, strict=True):
+        if len(shape) != 2:
+            raise ValueError(f"{name}: features of shape {shape}, not (batch, dim): flatten them")
+    banks = embedded(every, images, track)
     for name, bank in zip(names, banks, strict=True):
-        if bank.ndim != 2:
-            raise ValueError(f"{name}: features of shape {bank.shape}, not (batch, dim): flatten them")
         if not isinstance(bank, Tracer):
             bad = np.flatnonzero(~jnp.isfinite(bank).all(1))
             if bad.size:
                 raise ValueError(f"{name}: the features of bank row {bad[0]} are NaN or infinite")
     classes = int(np.asarray(labels).max()) + 1
     apart = metric if isinstance(metric, neighbors.Subspaces) else L2
-    return KNN(functions, banks, images, labels, k, classes, apart)
+    return KNN(every, banks, images, labels, k, classes, apart)
 
 
-def embedded(functions, images, track):
-    """For each function the features of all images, computed in batches that `track` is told of."""
+def joined(*functions: Features) -> Partial:
+    """One function that gives the taps of all, a tuple."""
+    return Partial(_joined, tuple(f if isinstance(f, Partial) else Partial(f) for f in functions))
+
+
+def embedded(features, images, track):
+    """For each tap the features of all images, computed in batches that `track` is told of."""
     if isinstance(images, Tracer):
-        return neighbors.in_tiles(lambda x: _features(functions, x), BATCH)(images)
+        return neighbors.in_tiles(features, BATCH)(images)
     batches = range(0, len(images), BATCH)
-    parts = [_features(functions, images[i : i + BATCH]) for i in track(batches)]
+    parts = [_features(features, images[i : i + BATCH]) for i in track(batches)]
     return tuple(jnp.concatenate(bank) for bank in zip(*parts, strict=True))
 
 
-def _unit(function, x):
-    return losses.unit(function(x))
+def _joined(functions, x):
+    found = (function(x) for function in functions)
+    return tuple(tap for taps in found for tap in (taps if isinstance(taps, tuple) else (taps,)))
+
+
+def _units(features, x):
+    return tuple(losses.unit(tap) for tap in features(x))
 
 
 @jax.jit
-def _features(functions, x):
-    return tuple(function(x) for function in functions)
+def _features(features, x):
+    return features(x)
 
 
 @jax.jit
 def _votes(model, x):
     def votes(x):
-        taps = zip(model.features, model.banks, strict=True)
-        near = (model.nearest(feature(x), bank, model.k) for feature, bank in taps)
+        taps = zip(model.features(x), model.banks, strict=True)
+        near = (model.nearest(query, bank, model.k) for query, bank in taps)
         counts = (neighbors.votes(model.labels[n.index], model.classes) for n in near)
         return sum(counts, jnp.zeros((), jnp.int32))
 
@@ -199,22 +215,22 @@ def _votes(model, x):
 
 @jax.jit
 def _retrieved(model, x):
-    return model.nearest(model.features[0](x), model.banks[0], model.k).index
+    return model.nearest(model.first(x), model.banks[0], model.k).index
 
 
 @functools.partial(jax.jit, static_argnames="count")
 def _references(model, x, count):
-    def rows(feature, bank):
-        near = model.of_every_class(feature(x), bank, count)
+    def rows(query, bank):
+        near = model.of_every_class(query, bank, count)
         return jnp.where(near.index[..., None] < 0, FAR, bank[near.index])
 
-    pairs = zip(model.features, model.banks, strict=True)
-    return lax.stop_gradient(tuple(rows(feature, bank) for feature, bank in pairs))
+    pairs = zip(model.features(x), model.banks, strict=True)
+    return lax.stop_gradient(tuple(rows(query, bank) for query, bank in pairs))
 
 
 @functools.partial(jax.jit, static_argnames="count")
 def _guides(model, x, y, count):
-    queries = [feature(x) for feature in model.features]
+    queries = model.features(x)
     near = model.of_every_class(queries[0], model.banks[0], count)
     mean = jnp.mean(jnp.square(near.distance), -1, where=near.index >= 0)
     other = jnp.where(jax.nn.one_hot(y, model.classes, dtype=bool), jnp.inf, mean).argmin(1)
@@ -230,7 +246,7 @@ def _guides(model, x, y, count):
 @functools.partial(jax.jit, static_argnames="count")
 def _rivals(model, x, y, count):
     each = -(-count // 4)
-    near = model.of_every_class(model.features[0](x), model.banks[0], each)
+    near = model.of_every_class(model.first(x), model.banks[0], each)
     own = jax.nn.one_hot(y, model.classes, dtype=bool)
     distance = jnp.where(own[..., None], jnp.inf, near.distance)
     distance, index = (leaf.reshape(len(x), -1) for leaf in (distance, near.index))

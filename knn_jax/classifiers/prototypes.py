@@ -32,9 +32,9 @@ class Prototypes(KNN):
     def nearest_sample(self, x: Images, y: Labels) -> tuple[Images, Any]:
         """Of each image the nearest of those samples of class y that are classified as such, and
         whether there is any."""
-        (feature,), (bank,) = self.samples.features, self.samples.banks
+        (bank,) = self.samples.banks
         labels = jnp.where(self.given == self.samples.labels, self.given, -1)
-        near = self.nearest(feature(x), bank, 1, labels=labels, only=y).index[:, 0]
+        near = self.nearest(self.first(x), bank, 1, labels=labels, only=y).index[:, 0]
         return self.samples.images[near], near >= 0
 
 

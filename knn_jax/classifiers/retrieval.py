@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from knn_jax import neighbors
 from knn_jax.classifiers.check import Images, Labels, check_like, check_top
 from knn_jax.classifiers.decision import Decision
-from knn_jax.classifiers.knn import BATCH, FAR, KNN, embedded
+from knn_jax.classifiers.knn import BATCH, FAR, KNN, embedded, joined
 
 References = tuple[Float[Array, "batch class count key"], Float[Array, "batch row dim"]]
 
@@ -48,16 +48,6 @@ class Retrieval(Decision):
     def labels(self) -> Any:
         """Of the rows."""
         return self.near.labels
-
-    @property
-    def features(self) -> tuple[Any, ...]:
-        """The one function that gives keys."""
-        return self.near.features
-
-    @property
-    def banks(self) -> tuple[Any, ...]:
-        """The rows' keys."""
-        return self.near.banks
 
     def votes(self, x: Images) -> Float[Array, "batch class"]:
         """The logits.
@@ -149,10 +139,10 @@ def retrieval(
 
     Raises ValueError where the keys are of more than one tap, or shapes do not fit.
     """
-    if len(near.features) != 1:
-        raise ValueError(f"keys of {len(near.features)} taps: retrieval is by one")
+    if len(near.banks) != 1:
+        raise ValueError(f"keys of {len(near.banks)} taps: retrieval is by one")
     embed, answer = (f if isinstance(f, Partial) else Partial(f) for f in (embed, answer))
-    [values] = embedded((embed,), near.images, track)
+    [values] = embedded(joined(embed), near.images, track)
     if values.ndim != 2:
         raise ValueError(f"features of shape {values.shape}, not (batch, dim): flatten them")
     one = values[:1], values[None, : near.k], jnp.zeros((1, near.k))
@@ -178,7 +168,7 @@ def _logits(model, x):
 
 @functools.partial(jax.jit, static_argnames="count")
 def _references(model, x, count):
-    bank = model.banks[0]
-    index = model.near.of_every_class(model.features[0](x), bank, count).index
+    bank = model.near.banks[0]
+    index = model.near.of_every_class(model.near.first(x), bank, count).index
     keys = jnp.where(index[..., None] < 0, FAR, bank[index])
     return lax.stop_gradient((keys, model.values[index.reshape(len(x), -1)]))

@@ -115,8 +115,9 @@ def taps(net: Any, variables: Any, shape: tuple[int, ...]) -> dict[str, tuple[in
     return {name: tap.shape for name, tap in found.items()}
 
 
-def features(net: Any, variables: Any, layers: tuple[str, ...], shape: tuple[int, ...]) -> list:
-    """For each layer a function images -> (batch, dim), as a pytree that carries the variables.
+def features(net: Any, variables: Any, layers: tuple[str, ...], shape: tuple[int, ...]) -> Partial:
+    """A function from images to a tuple, (batch, dim) of each layer, all in one pass of the net; a
+    pytree that carries the variables.
 
     Raises ValueError for a layer that the net does not have.
     """
@@ -126,7 +127,7 @@ def features(net: Any, variables: Any, layers: tuple[str, ...], shape: tuple[int
             near = difflib.get_close_matches(layer, known, 1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(f"no layer {layer!r}{hint}: this network's are {', '.join(known)}")
-    return [Partial(_Tap(net, layer), variables) for layer in layers]
+    return Partial(_Taps(net, layers), variables)
 
 
 def output(net: Any, variables: Any) -> Partial:
@@ -136,7 +137,7 @@ def output(net: Any, variables: Any) -> Partial:
 
 def answering(net: Any, variables: Any) -> tuple[Partial, Partial]:
     """Of a net for racnn its features phi and its answer, see `classifiers.retrieval`."""
-    return Partial(_Tap(net, "embedding"), variables), Partial(_Answer(net), variables)
+    return Partial(_Embedding(net), variables), Partial(_Answer(net), variables)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,11 +161,22 @@ class _Output:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tap:
-    """One layer as a function, equal for equal nets: programs compiled for it are found again."""
+class _Embedding:
+    """The features among which is answered as a function, equal for equal nets."""
 
     net: Any
-    layer: str
 
     def __call__(self, variables, x):
-        return self.net.apply(variables, x)[1][self.layer]
+        return self.net.apply(variables, x)[1]["embedding"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Taps:
+    """Layers as a function, equal for equal nets: programs compiled for it are found again."""
+
+    net: Any
+    layers: tuple[str, ...]
+
+    def __call__(self, variables, x):
+        found = self.net.apply(variables, x)[1]
+        return tuple(found[layer] for layer in self.layers)
