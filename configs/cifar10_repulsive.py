@@ -16,7 +16,8 @@ held-out images. What it leaves open, and what stands here:
 Table 1's rows are `--defense.dim 50` and `200`. The baselines, each with a `--workdir` of its own:
 
     ... --name cifar10_repulsive_softmax --defense.name basic --classifier.name network \
-        --optim.peak-lr .1 --optim.cycles 0 --optim.drops 50 100 --optim.epochs 120
+        --optim.peak-lr .1 --optim.cycles 0 --optim.drops 50 100 --optim.epochs 120 \
+        --optim.stopping-eps 0
     ... --name cifar10_repulsive_at --defense.name basic --classifier.name network \
         --defense.adversary linf --defense.eps .03137 --defense.steps 10 --defense.step-size .00784
 

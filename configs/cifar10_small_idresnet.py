@@ -9,7 +9,7 @@ As `configs/cifar10_idresnet.py` has it otherwise. FULL is this recipe; the othe
     ... --name cifar10_small_idresnet_d --net.no-identity
     ... --name cifar10_small_idresnet_c --net.no-identity --net.no-shared
     ... --name cifar10_small_idresnet_b --defense.name noisy --net.subspaces 1 --net.dim 10 \
-        --net.no-shared --classifier.name network --attack.names pgd minimum_norm
+        --net.no-shared --classifier.name network --attack.names pgd_loss pgd minimum_norm
     ... --name cifar10_small_idresnet_a --net.no-identity  (and what b has)
 
 The paper's figures are of the full width: clean .5427 (A), .5473 (B), .5334 (C), .5267 (D), .5424 (E)

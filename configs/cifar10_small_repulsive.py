@@ -5,7 +5,8 @@ r"""Paper 5's repulsive prototypes in small: a tenth of CIFAR-10 and a narrow re
 As `configs/cifar10_repulsive.py` has it, where what the paper leaves open is told, for 10 epochs of
 4,500 images by Adam. Its baselines, each with a `--workdir` of its own:
 
-    ... --name cifar10_small_softmax --defense.name basic --classifier.name network
+    ... --name cifar10_small_softmax --defense.name basic --classifier.name network \
+        --optim.stopping-eps 0
     ... --name cifar10_small_at --defense.name basic --classifier.name network \
         --defense.adversary linf --defense.eps .03137 --defense.steps 5 --defense.step-size .0125
 

@@ -10,6 +10,7 @@ from knn_jax import classifiers, config, data, defenses, kinds, nets, recipes, t
 from knn_jax.config import Config
 from knn_jax.kinds import KINDS
 
+CLASSIFYING = ("basic", "repulsive", "noisy")  # whose loss is of one image and its class
 OWN = {  # knobs of only one kind of network
     **dict.fromkeys(("dim", "shared", "identity", "convolutional"), "idresnet"),
     "sweeps": "lipschitz",
@@ -168,10 +169,10 @@ def _check_classifier(recipe: Config, dataset: data.Dataset) -> None:
         if recipe.net.name == "pixels":
             raise ValueError("attack.sources=substitute: net.name='pixels' is not trained")
         defenses.check(config.Defense(), recipe.net)
-    if "pgd_loss" in recipe.attack.names and recipe.defense.name not in ("basic", "repulsive"):
+    if "pgd_loss" in recipe.attack.names and recipe.defense.name not in CLASSIFYING:
+        names = ", ".join(map(repr, CLASSIFYING))
         raise ValueError(
-            f"attack.names: pgd_loss is for defense.name='basic' and 'repulsive', and it is "
-            f"{recipe.defense.name!r}"
+            f"attack.names: pgd_loss is for defense.name in {names}, and it is {recipe.defense.name!r}"
         )
     outputs = recipe.net.subspaces * recipe.net.dim
     if recipe.defense.name == "noisy" and outputs != dataset.classes:

@@ -1,14 +1,11 @@
 """Where a classifier puts images of each class: its points in three dimensions (paper 3, figure 3)."""
 
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 
 from knn_jax import data, figures, neighbors
 from knn_jax.config import Config
 from knn_jax.recipes import Defended
-from knn_jax.workdir import whole
 
 
 def check(recipe: Config, dataset: data.Dataset) -> None:
@@ -21,8 +18,8 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
         raise ValueError("analyze.points draws cl of idresnet with net.dim=3")
 
 
-def draw(recipe: Config, defended: Defended, folder: Path) -> Path:
-    """Writes clusters.png: the points of as many training and test images, subspace by subspace."""
+def draw(recipe: Config, defended: Defended) -> bytes:
+    """A picture of the points of as many training and test images, subspace by subspace."""
     model, test = defended.model, defended.dataset.test
     count, parts = recipe.analyze.points, recipe.net.subspaces
     points = neighbors.in_tiles(model.first, 500)(jnp.asarray(test.floats(0, count)))
@@ -30,7 +27,4 @@ def draw(recipe: Config, defended: Defended, folder: Path) -> Path:
         "training": (np.asarray(model.banks[0][:count]), np.asarray(model.labels[:count])),
         "test": (np.asarray(points), test.labels[:count]),
     }
-    file = folder / "clusters.png"
-    with whole(file) as scratch:
-        scratch.write_bytes(figures.clusters(kinds, parts))
-    return file
+    return figures.clusters(kinds, parts)

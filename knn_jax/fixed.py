@@ -143,11 +143,12 @@ def _ask(inside: config.Ball) -> dict[str, Any]:
 
 
 def _loss(recipe: Config, defended: Defended, source: str) -> Partial:
-    """The loss that the network was trained with, or the cross-entropy of another."""
+    """The loss that the network was trained with, on images as they are, or another's cross-entropy."""
     if source != "model":
         return Partial(_cross_entropy, defended.sources[source])
     net, variables = defended.net
-    defense = defenses.build(dataclasses.replace(recipe.defense, adversary="none"), net)
+    plain = dataclasses.replace(recipe.defense, adversary="none", eps=0.0, noise="none")
+    defense = defenses.build(plain, net)
     return Partial(functools.partial(_trained_loss, defense.loss), variables)
 
 

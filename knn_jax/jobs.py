@@ -66,8 +66,7 @@ def _evaluate(recipe: Config, path: str, *, run: bool) -> None:
         names = ("margin", "voronoi", *(["exact"] if recipe.certify.exact else []))
         certified = {name: evaluation.certify(recipe, defended, name, folder) for name in names}
     found = diagnosis.diagnose(recipe, defended, attacked, folder)
-    if recipe.certify.smoothing:
-        smoothed.certify(recipe, defended, folder)
-    if recipe.analyze.points:
-        clusters.draw(recipe, defended, folder)
-    report.show(report.write(recipe, defended, clean, attacked, certified, folder, found), folder)
+    drawn = {"clusters.png": clusters.draw(recipe, defended)} if recipe.analyze.points else {}
+    by_noise = smoothed.certify(recipe, defended, folder) if recipe.certify.smoothing else None
+    outcomes = attacked, certified, folder, found, by_noise, drawn
+    report.show(report.write(recipe, defended, clean, *outcomes), folder)

@@ -131,7 +131,15 @@ def potential(
     I is 1 / classes between classes, which repel each other, and within one -1 from l_0 = `near` on and
     0 below; lambda is `decay`.
     """
-    over = jnp.exp(-decay * near) * jnp.expm1(-decay * (distance - near))
+    # Above and below l_0 by a form of its own: neither has a large exponent, or cancels.
+    below, above = (
+        jnp.where(distance < near, distance, near),
+        jnp.where(distance < near, near, distance),
+    )
+    repelled = -jnp.exp(-decay * below) * jnp.expm1(-decay * (near - below))
+    over = jnp.where(
+        distance < near, repelled, jnp.exp(-decay * near) * jnp.expm1(-decay * (above - near))
+    )
     return jnp.where(same, jnp.maximum(-over, 0.0), over / classes)
 
 

@@ -54,9 +54,10 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
         row(_flagged(a), a, a["success_rate"], a["mean_norm"], a["median_norm"], a["robust_acc"])
         for a in report["attacks"]
     )
+    proven = [*report["certificates"], *_smoothed(report)]
     certificates = (
         row(f"certified: {_closed(c)}", c, None, c["mean_radius"], None, c["certified_acc"])
-        for c in report["certificates"]
+        for c in proven
     )
     return [*attacks, *certificates]
 
@@ -94,6 +95,7 @@ def lines(report: dict[str, Any]) -> list[tuple[str, ...]]:
     certified, as one text for each of FIGURES; those that there are."""
     name = _name(report)
     clean = f"{report['clean_acc']:.4f}"
+    of_noise = _smoothed(report)  # a classifier of its own
 
     def line(what, n, clean, success, mean, accuracies):
         numbers = ("" if v is None else f"{v:.3f}" for v in (success, mean))
@@ -137,6 +139,11 @@ def lines(report: dict[str, Any]) -> list[tuple[str, ...]]:
             line(f"certified, {_closed(c)}", c["n"], clean, None, c["mean_radius"], c["certified_acc"])
             for c in proven
         ),
+        *(
+            line(f"certified, {c['name']}", c["n"], own, None, c["mean_radius"], c["certified_acc"])
+            for c in of_noise
+            for own in [f"{c['clean_acc']:.4f}"]
+        ),
     ]
 
 
@@ -152,6 +159,11 @@ def measurements(reports: list[dict[str, Any]]) -> str:
         for head, *lines in measured(report):
             tables.setdefault(("", *head), []).extend((_name(report), *line) for line in lines)
     return "\n".join(_pipes(head, lines) for head, lines in tables.items())
+
+
+def _smoothed(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entry of the smoothed classifier, if there is one."""
+    return [report["smoothing"]] if "smoothing" in report else []
 
 
 def _closed(entry: dict[str, Any]) -> str:

@@ -9,8 +9,10 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -39,19 +41,24 @@ def write(
     certified: dict[str, Outcome],
     folder: Path,
     found: Diagnosis = NOTHING,
+    smoothed: dict[str, Any] | None = None,
+    drawn: Mapping[str, bytes] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Writes report.json, results.csv, adversarial.npz, report.html and its pictures.
 
     `clean` holds the predicted class of every test image, `attacked` the outcomes by attack and norm,
-    `certified` by certificate, `found` what was measured besides. Returns the report.
+    `certified` by certificate, `found` what was measured besides, `smoothed` the entry of the smoothed
+    classifier, `drawn` more pictures. Returns the report.
     """
     report = summary(recipe, defended, clean, attacked, certified)
-    report |= diagnosis.summary(recipe, found)
+    report |= diagnosis.summary(recipe, found) | ({"smoothing": smoothed} if smoothed else {})
     if recipe.defense.name == "repulsive":
         rows = defended.net[0].rows(defended.net[1])[:, 0]
         report["separation"] = float(prototypes.separation(rows, recipe.defense.distance))
     labels = defended.dataset.test.labels
-    pictures = {"curve.png": figures.curve(report, attacked, certified, clean == labels)}
+    pictures = dict(drawn)
+    if attacked or certified:
+        pictures["curve.png"] = figures.curve(report, attacked, certified, clean == labels)
     if attacked:
         first = next(iter(attacked.values()))
         pictures["examples.png"] = figures.examples(defended, clean, first)

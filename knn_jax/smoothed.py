@@ -1,11 +1,11 @@
 """Smooths a recipe's classifier and certifies it chunk by chunk, in the original's format."""
 
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from knn_jax import progress
 from knn_jax.certificates import ABSTAIN, Smoothed, certified, check_smoothing, sampled
 from knn_jax.chunks import Chunks
 from knn_jax.config import Config
@@ -25,10 +25,11 @@ def check(recipe: Config) -> None:
             raise ValueError(f"certify: {error}") from error
 
 
-def certify(recipe: Config, defended: Defended, folder: Path) -> Path:
-    """Writes smoothing.tsv, a line for each of the first test images; -1 stands for an abstention.
+def certify(recipe: Config, defended: Defended, folder: Path) -> dict[str, Any]:
+    """Writes smoothing.tsv, a line for each of the first test images, and returns what a report tells.
 
-    A line's time is the mean over all images, in seconds.
+    There -1 stands for an abstention; a line's time is the mean over all images, in seconds. The entry
+    is as that of a certificate, of another classifier: the smoothed one, with its own accuracy.
     """
     knobs, attack = recipe.certify, recipe.attack
     settings = ["certified", "smoothing", knobs.smoothing, knobs.samples, knobs.chunk, attack.seed]
@@ -44,18 +45,20 @@ def certify(recipe: Config, defended: Defended, folder: Path) -> Path:
     counts = outcome.arrays["chosen"], outcome.arrays["tested"]
     found = certified(*counts, knobs.smoothing, knobs.alpha)
     labels = defended.dataset.test.labels[:images]
-    progress.say(_told(found, labels, attack.radii))
-    file = folder / "smoothing.tsv"
-    with whole(file) as scratch:
+    with whole(folder / "smoothing.tsv") as scratch:
         scratch.write_text(_lines(found, labels, outcome.seconds / images))
-    return file
-
-
-def _told(found: Smoothed, labels: np.ndarray, radii: tuple[float, ...]) -> str:
-    """Abstentions, and accuracy within each radius, as one line."""
     right = found.predict == labels
-    within = "  ".join(f"{r:g}: {np.mean(right & (found.radius >= r)):.3f}" for r in (0.0, *radii))
-    return f"smoothed: abstains for {np.mean(found.predict == ABSTAIN):.3f}, certified within {within}"
+    return {
+        "name": f"smoothing by {knobs.smoothing:g}",
+        "norm": "l2",
+        "n": images,
+        "clean_acc": float(right.mean()),
+        "abstains": float(np.mean(found.predict == ABSTAIN)),
+        "mean_radius": float(found.radius[right].mean()) if right.any() else None,
+        "certified_acc": {str(r): float(np.mean(right & (found.radius >= r))) for r in attack.radii},
+        "seconds": round(outcome.seconds, 3),
+        "compile_seconds": round(outcome.compile_seconds, 3),
+    }
 
 
 def _lines(found: Smoothed, labels: np.ndarray, seconds: float) -> str:

@@ -205,8 +205,8 @@ def _examples(defense: Defense, dataset: data.Dataset) -> Any:
 
 
 def _kept_best(state: State, accuracy: float) -> State:
-    """With the present variables for the best, if they are."""
-    if state.best is None or accuracy <= float(state.best.accuracy):
+    """With the present variables for the best, if they are; the later among equals."""
+    if state.best is None or accuracy < float(state.best.accuracy):
         return state
     copy = jax.tree.map(jnp.copy, state.variables)  # the next step donates them
     return state._replace(best=Best(jnp.full_like(state.best.accuracy, accuracy), copy))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +22,12 @@ from knn_jax import (
     defenses,
     evaluation,
     fixed,
+    jobs,
     kinds,
     losses,
     neighbors,
     nets,
+    pages,
     recipes,
 )
 from knn_jax.defenses import Batch
@@ -185,6 +188,14 @@ def test_the_potential_is_its_definition_also_at_its_edges():
     forces = 0.5 * np.exp(-0.5 * np.asarray(points))
     np.testing.assert_allclose(slope(points, jnp.bool_(False)), -forces / 10, rtol=1e-5)
     np.testing.assert_allclose(slope(points, jnp.bool_(True)), [0, 0, forces[2], forces[3]], rtol=1e-5)
+
+
+def test_the_potential_is_finite_however_far_it_reaches():
+    points = jnp.array([0.0, 100.0, 199.0, 200.0, 201.0])
+    for same in (True, False):
+        found = losses.potential(points, jnp.full(5, same), 10, decay=0.5, near=200.0)
+        assert jnp.isfinite(found).all()
+    np.testing.assert_allclose(found[:2], np.exp([-0.0, -50.0]) / 10, rtol=1e-5)
 
 
 def test_distances_by_matmul_are_the_metrics_and_have_slopes_everywhere():
@@ -378,10 +389,28 @@ def test_a_recipe_from_training_to_attack(recipe, trains, tmp_path):
     norms = fixed.attack(recipe, defended, kinds.runs(recipe.attack)[0], tmp_path).arrays["norm"]
     assert norms.shape == (6,)
     assert (norms[np.isfinite(norms)] <= 0.3).all()
-    assert clusters.draw(recipe, defended, tmp_path).read_bytes().startswith(b"\x89PNG")
+    assert clusters.draw(recipe, defended).startswith(b"\x89PNG")
     _, variables = defended.net
     array = dataset.train.floats(0, 2000).astype(np.float64)
     np.testing.assert_allclose(variables["batch_stats"]["mean"], array.mean(0), atol=1e-5)
+    by_noise = config.Certify(images=4, smoothing=0.1, samples=20)
+    jobs.certify(dataclasses.replace(recipe, certify=by_noise), str(tmp_path))
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["smoothing"]["n"] == 4
+    assert [row[0] for row in pages.rows(report)][-1] == "certified: smoothing by 0.1"
+    assert pages.lines(report)[-1][1] == "certified, smoothing by 0.1"
+    assert "clusters.png" in (tmp_path / "report.html").read_text()
+
+
+def test_the_loss_attacked_is_without_noise_on_rows_a_and_b(recipe, images):
+    recipe = dataclasses.replace(recipe, defense=config.Defense(name="noisy"))
+    x = images[:8]
+    net = nets.build(config.Net(name="digits_idresnet", subspaces=1, dim=10), 10)
+    variables = net.init(jax.random.key(0), x)
+    y = jnp.arange(len(x)) % 10
+    found = fixed._loss(recipe, recipes.Defended(None, None, 1.0, "", (net, variables)), "model")(x, y)
+    expected = losses.cross_entropy(net.apply(variables, x)[0], y)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_what_learns_classes_has_an_output_for_each(recipe):

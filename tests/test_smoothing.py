@@ -106,7 +106,8 @@ def test_a_recipe_is_smoothed_and_resumes(recipe, trains, tmp_path, monkeypatch)
     dataset = data.load(recipe.data)
     smoothed.check(recipe)
     defended = recipes.defend(recipe, dataset, tmp_path)
-    text = smoothed.certify(recipe, defended, tmp_path).read_text()
+    told = smoothed.certify(recipe, defended, tmp_path)
+    text = (tmp_path / "smoothing.tsv").read_text()
     head, *lines = (line.split("\t") for line in text.splitlines())
     assert head == ["idx", "label", "predict", "radius", "correct", "time"]
     assert [int(line[0]) for line in lines] == list(range(6))
@@ -115,7 +116,13 @@ def test_a_recipe_is_smoothed_and_resumes(recipe, trains, tmp_path, monkeypatch)
         assert int(line[4]) == (int(line[2]) == label)
         assert (float(line[3]) > 0) == (int(line[2]) != ABSTAIN)
     monkeypatch.delattr(smoothed, "sampled")
-    assert smoothed.certify(recipe, defended, tmp_path).read_text() == text
+    assert smoothed.certify(recipe, defended, tmp_path) == told
+    assert (tmp_path / "smoothing.tsv").read_text() == text
+    right = [float(line[3]) for line in lines if line[4] == "1"]
+    assert told["clean_acc"] == len(right) / 6
+    assert told["abstains"] == sum(int(line[2]) == ABSTAIN for line in lines) / 6
+    assert told["mean_radius"] == pytest.approx(np.mean(right), rel=1e-5)
+    assert told["certified_acc"]["0.5"] == sum(radius >= 0.5 for radius in right) / 6
 
 
 def test_a_recipe_out_of_range_is_refused(recipe):

@@ -131,6 +131,10 @@ def check(knobs: config.Defense, net: config.Net) -> None:
         )
     if knobs.name == "repulsive" and size == "pixels":
         raise ValueError("defense.name='repulsive' trains no net.name='pixels': use 'mnist_vgg', ...")
+    if knobs.name == "prototypes" and knobs.distance != "l2":
+        raise ValueError(
+            f"defense.distance={knobs.distance!r}: prototypes are trained for their radius in l2"
+        )
     if knobs.name == "prototypes" and len(knobs.layers) > 1:
         raise ValueError(f"defense.layers={knobs.layers}: prototypes lie in one")
     if knobs.name == "prototypes" and size != "pixels" and not knobs.layers:
