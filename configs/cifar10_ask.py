@@ -3,7 +3,7 @@
     python attack.py configs/cifar10_ask.py
 
 An accelerator's work: 200 epochs of 45,000 images (the paper: 50,000) by SGD (rate .1, a tenth
-after 100) with 10 steps within 4/255 and 10 within 8/255, augmented as paper 1's network is.
+after 100) with 10 steps within 4/255 and 10 within 8/255, images cropped and mirrored.
 Training and attacks resume; a forward pass of the VGG16 takes 0.6 GFLOP an image. Its baselines AT,
 AT + SNN and TRADES are `--defense.name basic`, `soft_neighbors` and `trades`, each with its
 `--name` and `--workdir`. The paper's attacks are on the network trained by AT (Tables 1 and 3).
@@ -38,7 +38,7 @@ def get_config() -> config.Config:
             step_size=2 / 255,
         ),
         optim=config.Optim(
-            optimizer="sgd", peak_lr=0.1, epochs=200, drops=(100,), weight_decay=2e-4, augment="affine"
+            optimizer="sgd", peak_lr=0.1, epochs=200, drops=(100,), weight_decay=2e-4, augment="crop"
         ),
         classifier=config.Classifier(layers=("conv3", "conv4"), metric="cosine", k=5, bank_rows=20_000),
         attack=config.Attack(

@@ -28,7 +28,7 @@ def get_config() -> config.Config:
             step_size=1 / 255,
         ),
         optim=config.Optim(
-            optimizer="sgd", peak_lr=0.1, epochs=200, drops=(100,), weight_decay=2e-4, augment="affine"
+            optimizer="sgd", peak_lr=0.1, epochs=200, drops=(100,), weight_decay=2e-4, augment="crop"
         ),
         classifier=config.Classifier(layers=("conv3", "conv4"), metric="cosine", k=5, bank_rows=8500),
         attack=config.Attack(

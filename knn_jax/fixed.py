@@ -30,6 +30,10 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     for name in ("refresh", "refresh_ask", "tune", "k", "others"):
         if getattr(knobs, name) < 0:
             raise ValueError(f"ball.{name}={getattr(knobs, name)}: it must not be below 0")
+    if knobs.tune and knobs.temperature != config.Ball().temperature:
+        raise ValueError(
+            f"ball.temperature={knobs.temperature} beside ball.tune={knobs.tune}: give one"
+        )
     tests, rows = len(dataset.test.labels), bank_size(recipe, dataset)
     if knobs.tune > tests:
         raise ValueError(f"ball.tune={knobs.tune}: the test set has {tests} images")

@@ -47,6 +47,8 @@ def similarity(
     if metric == "cosine":
         shared = "bd,cnd->bcn" if references.ndim == 3 else "bd,bcnd->bcn"
         return jnp.einsum(shared, unit(features), unit(references))
+    if metric != "l2":
+        raise ValueError(f"metric={metric!r}: use 'cosine' or 'l2'")
     references = references.reshape(-1, *references.shape[-3:])
     squared = jnp.sum(jnp.square(features[:, None, None] - references), -1)
     return -jnp.sqrt(jnp.maximum(squared, TINY))

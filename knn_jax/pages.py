@@ -51,7 +51,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
         return name, entry["norm"], str(entry["n"]), *numbers, per_pixel, *within
 
     attacks = (
-        row(_flagged(a), a, a["success_rate"], a["mean_norm"], a["median_norm"], a["robust_acc"])
+        row(_flagged(a), a, a["success_rate"], a["mean_norm"], a["median_norm"], _accuracies(a))
         for a in report["attacks"]
     )
     proven = [*report["certificates"], *_smoothed(report)]
@@ -71,6 +71,16 @@ def measured(report: dict[str, Any]) -> list[list[tuple[str, ...]]]:
         head = ("layer", "n", "local dimension", "Jacobian norm")
         line = (found["layer"], str(found["n"]), dimension, f"{found['jacobian_norm']:.3f}")
         tables.append([head, line])
+    asked = [entry for entry in report["attacks"] if "information" in entry]
+    if asked:
+        head = ("attack", "information, clean", "adversarial", "agreed: fell", "resisted")
+        both = (("information", "clean"), ("information", "adversarial"))
+        both = *both, ("agreed", "fell"), ("agreed", "resisted")
+        lines = [
+            (a["name"], *("" if a[of][which] is None else f"{a[of][which]:.3f}" for of, which in both))
+            for a in asked
+        ]
+        tables.append([head, *lines])
     if "credibility" in report:
         lines = [
             (kind["images"], str(kind["n"]), f"{kind['credibility']:.3f}", f"{kind['confidence']:.3f}")
@@ -110,7 +120,7 @@ def lines(report: dict[str, Any]) -> list[tuple[str, ...]]:
     def found(what, entry):
         norm = "" if entry["norm"] == "l2" else f", {entry['norm']}"
         of = entry["n"], clean, entry["success_rate"], entry["mean_norm"]
-        return line(f"{what}{norm}", *of, entry["robust_acc"])
+        return line(f"{what}{norm}", *of, _accuracies(entry))
 
     def of_a_paper(entry):
         attack, _, source = entry["name"].partition(" on ")
@@ -177,9 +187,20 @@ def _flagged(entry: dict[str, Any]) -> str:
     return f"{entry['name']} (masked)" if entry.get("masked", 0.0) > MASKED else entry["name"]
 
 
-def _within(accuracies: dict[str, float]) -> str:
+def _accuracies(entry: dict[str, Any]) -> dict[str, Any]:
+    """Of an attack within each radius; over several trials the mean and its 95% interval."""
+    if "interval" not in entry:
+        return entry["robust_acc"]
+    return {r: (mean, entry["interval"][r]) for r, mean in entry["mean_acc"].items()}
+
+
+def _within(accuracies: dict[str, Any]) -> str:
     """Radii and the accuracy within each, as one text."""
-    return "  ".join(f"{float(radius):.4g}: {value:.3f}" for radius, value in accuracies.items())
+
+    def told(value):
+        return f"{value[0]:.3f} ± {value[1]:.3f}" if isinstance(value, tuple) else f"{value:.3f}"
+
+    return "  ".join(f"{float(radius):.4g}: {told(value)}" for radius, value in accuracies.items())
 
 
 def _name(report: dict[str, Any]) -> str:

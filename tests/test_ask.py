@@ -1,5 +1,6 @@
 """The ASK loss and attack, and the baselines that its paper compares it to."""
 
+import inspect
 from functools import partial
 
 import jax
@@ -264,7 +265,13 @@ def test_numbers_are_arguments_of_one_program():
         (attacks.ask, {"temperature": 0.0}, "temperature=0.0: it must be above 0"),
         (attacks.ask, {"step_size": -1.0}, "step_size=-1.0: it must be 0 or more"),
         (attacks.ask, {"weights": (1.0, -1.0)}, "they must be 0 or more"),
-        (attacks.tune, {"shares": 1}, "shares=1: a weight needs at least 2 values"),
+        (attacks.ask, {"weights": (0.0, 0.0)}, "they must be 0 or more, and not all 0"),
+        (
+            attacks.tune,
+            {"shares": 1},
+            r"shares=1, temperatures=.*: at least 2 values, 0 and 1, and one",
+        ),
+        (attacks.tune, {"temperatures": ()}, r"temperatures=\(\): at least"),
         (attacks.ask, {"weights": (1.0,)}, r"weights of shape \(1,\) for 2 layers: give one to each"),
         (attacks.dknn, {"slope": 0.0}, "guides=3, slope=0.0: each must be above 0"),
         (attacks.dknn, {"eps": -1.0}, "eps=-1.0: it must be 0 or more"),
@@ -274,6 +281,29 @@ def test_what_cannot_be_attacked_is_refused(model, attack, arguments, message):
     x, y = points(2)
     with pytest.raises(ValueError, match=message):
         attack(KEY, model, x, y, **{**SETTINGS, **arguments})
+
+
+@pytest.mark.parametrize("attack", [attacks.ask, attacks.tune, attacks.dknn, attacks.kfgsm])
+def test_a_network_has_no_rows_that_vote(attack):
+    x, y = points(2)
+    alone = classifiers.network(lambda x: x.reshape(len(x), -1), x)
+    with pytest.raises(ValueError, match=r"Network has no rows that vote, .*: give classifiers\.knn"):
+        attack(KEY, alone, x, y, eps=0.1)
+    with pytest.raises(ValueError, match="Network has no rows that vote"):
+        inspect.unwrap(attacks.imitate)(KEY, alone)
+
+
+def test_another_similarity_is_refused():
+    with pytest.raises(ValueError, match="metric='linf': use 'cosine' or 'l2'"):
+        inspect.unwrap(similarity)(jnp.ones((1, 2)), jnp.ones((1, 1, 1, 2)), "linf")
+
+
+def test_what_information_is_not_told_of_is_refused(model):
+    x, y = points(2)
+    with pytest.raises(ValueError, match=r"image of shape .* they must be equal"):
+        inspect.unwrap(attacks.information)(model, x, y, x[:1])
+    with pytest.raises(ValueError, match="out of range"):
+        attacks.information(model, x, y + 7, x)
 
 
 def test_an_imitation_of_no_width_is_refused(model):

@@ -108,6 +108,7 @@ def test_the_other_attacks_stay_in_their_radii(name, recipe, defended, tmp_path)
         ({"steps": 0}, "ball.steps=0: it must be above 0"),
         ({"trials": 0}, "ball.trials=0: it must be above 0"),
         ({"temperature": 0.0}, "ball.temperature=0.0: it must be above 0"),
+        ({"temperature": 0.3, "tune": 5}, "ball.temperature=0.3 beside ball.tune=5: give one"),
         ({"refresh_ask": -1}, "ball.refresh_ask=-1: it must not be below 0"),
         ({"tune": 361}, "ball.tune=361: the test set has 360 images"),
         ({"k": 101}, "ball.k=101 asked of a bank of 100 rows"),

@@ -327,3 +327,24 @@ def test_a_paper_may_have_reported_certificates_only(defended):
         ("reported, certified", "", "0.9700", "", "0.860", "0.5: 0.800")
     ]
     assert len(lines) == 2
+
+
+def test_several_trials_are_told_by_mean_and_interval_and_ask_by_what_it_tells(defended):
+    outcome = attacked()
+    outcome.arrays["trials"] = np.stack([NORM, 0.5 * NORM], 1)
+    for name in ("temperature", "weights"):
+        outcome.arrays[name] = np.ones((5, 1))
+    outcome.arrays |= {
+        "information_clean": np.full(5, 1.5),
+        "information_adversarial": np.full(5, -0.5),
+    }
+    outcome.arrays["confidence"] = np.array([1.0, 0.5, 1.0, 1.0, 0.5])
+    told = report.summary(RECIPE, defended, CLEAN, {("ask", "l2"): outcome}, {})
+    [row] = pages.rows(told)
+    # Accuracies .6 and .4 of two trials: half of .2 times the t quantile of one degree of freedom.
+    assert row[-2].split("  ")[0] == "0.5: 0.500 ± 1.271"
+    [(head, line)] = pages.measured(told)
+    assert dict(zip(head, line, strict=True)) == {
+        **{"attack": "ask", "information, clean": "1.500", "adversarial": "-0.500"},
+        **{"agreed: fell": "0.333", "resisted": "1.000"},
+    }

@@ -16,7 +16,7 @@ from knn_jax.attacks.outcome import Found, Images, Labels, Number
 from knn_jax.classifiers import FAR, References
 from knn_jax.neighbors import in_tiles
 
-TEMPERATURES = (0.01, 0.03, 0.1, 0.3, 1.0)
+TEMPERATURES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # l2 wants larger ones than cosine
 OWN = 2**31 - 1  # folded into keys that draw rows: no restart has this number
 SHARES = 5  # weights of a layer that `tune` tries, from 0 to 1
 
@@ -57,6 +57,7 @@ def ask(
     """
     x, y = outcome.check(model, x, y)
     source = model if source is None else source
+    outcome.voting(source)
     size = projected.check(eps, steps, eps / 4 if step_size is None else step_size, restarts, refresh)
     own, rivals = (source.k if count is None else count for count in (k, others))
     if not (own > 0 and rivals > 0):
@@ -104,14 +105,17 @@ def tune(
     Raises ValueError as `ask` does, and for fewer than 2 shares.
     """
 
-    if shares < 2:
-        raise ValueError(f"shares={shares}: a weight needs at least 2 values, 0 and 1")
+    if shares < 2 or not temperatures:
+        raise ValueError(
+            f"shares={shares}, temperatures={temperatures}: at least 2 values, 0 and 1, and one"
+        )
 
     def fooled(temperature, weights):
         found = ask(key, model, x, y, temperature=temperature, weights=weights, **settings)
         return int(found.success.sum())
 
     source = settings.get("source") or model
+    outcome.voting(source)
     taps = len(source.banks)
     equal = jnp.full(taps, 1 / taps)
     every = [jnp.full(taps, value) for value in temperatures]
@@ -135,6 +139,10 @@ def information(
     The mean over examples bounds from below, in nats, what images tell of their references of class y
     (Wang et al. 2022, proposition 1): an attack lowers it.
     """
+    x, y = outcome.check(model, x, y)
+    outcome.voting(model)
+    if image.shape != x.shape:
+        raise ValueError(f"image of shape {image.shape} beside x of {x.shape}: they must be equal")
     return _information(model, x, y, image, *_by_tap(model, temperature, weights), metric)
 
 
@@ -164,8 +172,9 @@ def _by_tap(source, temperature, weights):
             raise ValueError(f"{name} of shape {array.shape} for {taps} layers: give one to each")
     if not isinstance(temperatures, Tracer) and not (np.asarray(temperatures) > 0).all():
         raise ValueError(f"temperature={temperature}: it must be above 0")
-    if not isinstance(shares, Tracer) and not (np.asarray(shares) >= 0).all():
-        raise ValueError(f"weights={weights}: they must be 0 or more")
+    told = None if isinstance(shares, Tracer) else np.asarray(shares)  # numpy's: a caller may be traced
+    if told is not None and not (told.min() >= 0 and told.max() > 0):
+        raise ValueError(f"weights={weights}: they must be 0 or more, and not all 0")
     return jnp.broadcast_to(temperatures, taps), shares
 
 

@@ -44,6 +44,7 @@ def guided(
     """
     del key
     x, y = outcome.check(model, x, y)
+    outcome.voting(model)
     outcome.positive(
         guides=guides, constant=constant, learning_rate=learning_rate, steps=steps, rounds=rounds
     )

@@ -48,6 +48,7 @@ def hinged(
     Raises ValueError for images outside [0, 1], labels out of range and numbers that are too small.
     """
     x, y = outcome.check(model, x, y)
+    outcome.voting(model)
     counts = {"steps": steps, "rounds": rounds, "refresh": refresh, "starts": starts}
     outcome.positive(constant=constant, learning_rate=learning_rate, **counts)
     if guides < 2 or guides % 2 or not noise >= 0:

@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 
 from knn_jax import balls, classifiers, losses, neighbors
-from knn_jax.attacks import projected
+from knn_jax.attacks import outcome, projected
 from knn_jax.attacks.outcome import Found, Images, Labels, Number
 
 
@@ -34,6 +34,7 @@ def imitate(
 
     Raises ValueError for numbers that are too small.
     """
+    outcome.voting(model)
     numbers = {"epochs": epochs, "width": width, "batch_size": batch_size}
     for name, number in {**numbers, "learning_rate": learning_rate}.items():
         if not number > 0:

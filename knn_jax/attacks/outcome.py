@@ -67,6 +67,13 @@ def check(model: Any, x: Any, y: Any) -> tuple[Images, Labels]:
     return x, classifiers.check_labels(y, len(x), getattr(model, "classes", jnp.iinfo(jnp.int32).max))
 
 
+def voting(model: Any) -> None:
+    """Raises ValueError for a classifier without rows that vote."""
+    if not hasattr(model, "labels"):
+        name = type(model).__name__
+        raise ValueError(f"{name} has no rows that vote, which this attack needs: give classifiers.knn")
+
+
 def positive(**numbers: Any) -> None:
     """Raises ValueError unless all are above zero; what a caller traces is not known yet."""
     for name, number in numbers.items():
