@@ -334,10 +334,8 @@ def test_several_trials_are_told_by_mean_and_interval_and_ask_by_what_it_tells(d
     outcome.arrays["trials"] = np.stack([NORM, 0.5 * NORM], 1)
     for name in ("temperature", "weights"):
         outcome.arrays[name] = np.ones((5, 1))
-    outcome.arrays |= {
-        "information_clean": np.full(5, 1.5),
-        "information_adversarial": np.full(5, -0.5),
-    }
+    told = {"clean": 1.5, "adversarial": -0.5}
+    outcome.arrays.update({f"information_{name}": np.full(5, value) for name, value in told.items()})
     outcome.arrays["confidence"] = np.array([1.0, 0.5, 1.0, 1.0, 0.5])
     told = report.summary(RECIPE, defended, CLEAN, {("ask", "l2"): outcome}, {})
     [row] = pages.rows(told)
