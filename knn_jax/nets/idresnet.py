@@ -74,7 +74,10 @@ class IdResNet(nn.Module):
         if self.branch.spatial:
             channels = -(-(points + self.width) // math.prod(x.shape[1:3]))
             shape, fan_in = (*x.shape[1:3], channels), WINDOW**2 * channels
-            x = nn.Conv(channels, (WINDOW, WINDOW), name="ots")(x).reshape(len(x), -1)
+            begun = torch_uniform(WINDOW**2 * x.shape[3])  # as a dense ots: else forces do not reach
+            window = WINDOW, WINDOW
+            ots = nn.Conv(channels, window, kernel_init=begun, bias_init=begun, name="ots")
+            x = ots(x).reshape(len(x), -1)
         else:
             shape, fan_in = (points + self.width,), points + self.width
             x = linear(x.reshape(len(x), -1), fan_in, "ots")
