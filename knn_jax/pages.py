@@ -71,7 +71,7 @@ def measured(report: dict[str, Any]) -> list[list[tuple[str, ...]]]:
         head = ("layer", "n", "local dimension", "Jacobian norm")
         line = (found["layer"], str(found["n"]), dimension, f"{found['jacobian_norm']:.3f}")
         tables.append([head, line])
-    asked = [entry for entry in report["attacks"] if "information" in entry]
+    asked = [entry for entry in report.get("attacks", ()) if "information" in entry]
     if asked:
         head = ("attack", "information, clean", "adversarial", "agreed: fell", "resisted")
         both = (("information", "clean"), ("information", "adversarial"))
