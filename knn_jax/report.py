@@ -26,6 +26,7 @@ from knn_jax.chunks import Outcome
 from knn_jax.config import Config
 from knn_jax.diagnosis import NOTHING, Diagnosis
 from knn_jax.evaluation import Attacked
+from knn_jax.kinds import KINDS
 from knn_jax.recipes import Defended
 from knn_jax.workdir import whole
 
@@ -196,9 +197,9 @@ def _attack(
 
 def _masked(attacked: Attacked, name: str, norm: balls.Norm, correct: np.ndarray) -> dict[str, float]:
     """Beside the boundary attack, the share of right images on which it finds less by decisions alone:
-    there the gradients that the attack followed tell too little."""
-    blind = attacked.get(("boundary", norm))
-    if blind is None or name in ("boundary", WORST):
+    there the gradients that the attack followed tell too little. (In a ball none looks for less.)"""
+    blind, kind = attacked.get(("boundary", norm)), KINDS.get(name.partition(" on ")[0])
+    if blind is None or kind is None or kind.ball or name == "boundary":
         return {}
     both = zip(blind.arrays["norm"], attacked[name, norm].arrays["norm"], correct, strict=False)
     less = [bool(one < other) for one, other, right in both if right]
