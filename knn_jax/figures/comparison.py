@@ -33,8 +33,11 @@ def grid(clean: np.ndarray, shown: np.ndarray, runs: Sequence[Any], norm: balls.
 
 
 def accuracy(runs: Sequence[Any], norm: balls.Norm) -> bytes:
-    """Accuracy against the norm, an axis for each attack and a line for each run that has it; where it
-    follows another source, that a run has not, a line of the same attack without one."""
+    """Accuracy against the norm, an axis for each attack and a line for each run that has it, as far as
+    accuracy is reported; where it follows another source, that a run has not, a line of the same attack
+    without one."""
+    entries = [a for run in runs for a in run.report["attacks"] if a["norm"] == norm]
+    reach = max((float(radius) for a in entries for radius in a["robust_acc"]), default=None)
     names = list(dict.fromkeys(name for run in runs for name in run.norms))
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
@@ -51,7 +54,7 @@ def accuracy(runs: Sequence[Any], norm: balls.Norm) -> bytes:
         axis.set(
             title=name, xlabel=f"{norm} norm of the perturbation", ylabel="accuracy", ylim=(0, 1.02)
         )
-        axis.set_xlim(left=0)
+        axis.set_xlim(0, reach)
         axis.grid(alpha=0.3)
     places[0, 0].legend(fontsize=7)
     return png(figure)
