@@ -74,8 +74,10 @@ def measured(report: dict[str, Any]) -> list[list[tuple[str, ...]]]:
     asked = [entry for entry in report.get("attacks", ()) if "information" in entry]
     if asked:
         head = ("attack", "information, clean", "adversarial", "agreed: fell", "resisted")
-        both = (("information", "clean"), ("information", "adversarial"))
-        both = *both, ("agreed", "fell"), ("agreed", "resisted")
+        both = (
+            *(("information", "clean"), ("information", "adversarial")),
+            *(("agreed", "fell"), ("agreed", "resisted")),
+        )
         lines = [
             (a["name"], *("" if a[of][which] is None else f"{a[of][which]:.3f}" for of, which in both))
             for a in asked
@@ -105,7 +107,6 @@ def lines(report: dict[str, Any]) -> list[tuple[str, ...]]:
     certified, as one text for each of FIGURES; those that there are."""
     name = _name(report)
     clean = f"{report['clean_acc']:.4f}"
-    of_noise = _smoothed(report)  # a classifier of its own
 
     def line(what, n, clean, success, mean, accuracies):
         numbers = ("" if v is None else f"{v:.3f}" for v in (success, mean))
@@ -149,10 +150,12 @@ def lines(report: dict[str, Any]) -> list[tuple[str, ...]]:
             line(f"certified, {_closed(c)}", c["n"], clean, None, c["mean_radius"], c["certified_acc"])
             for c in proven
         ),
-        *(
-            line(f"certified, {c['name']}", c["n"], own, None, c["mean_radius"], c["certified_acc"])
-            for c in of_noise
-            for own in [f"{c['clean_acc']:.4f}"]
+        *(  # a classifier of its own
+            line(
+                *(f"certified, {c['name']}", c["n"], f"{c['clean_acc']:.4f}", None),
+                *(c["mean_radius"], c["certified_acc"]),
+            )
+            for c in _smoothed(report)
         ),
     ]
 
