@@ -43,6 +43,7 @@ LEVELS = {
     "compare": 4,
     "report": 4,
     "pages": 4,
+    "tables": 4,
     "figures": 4,
     "jobs": 4,
     "cli": 4,

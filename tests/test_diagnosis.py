@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from knn_jax import analysis, attacks, config, data, diagnosis, jobs, pages, recipes
+from knn_jax import analysis, attacks, config, data, diagnosis, jobs, pages, recipes, tables
 from knn_jax.attacks import Found
 from knn_jax.chunks import Outcome
 
@@ -190,7 +190,7 @@ def test_a_report_of_two_layers_tells_and_shows_it(tmp_path, monkeypatch):
     assert re.findall(r'<img[^>]*alt="(.*?)"', page) == pictures
     for words in ("<th>Jacobian norm</th>", "<td>boundary_l2</td>"):
         assert words in page
-    text = pages.measurements([told, told])
+    text = tables.details([told, told])
     name, mean = "pixels, 5-NN on pixels+pixels", f"{told['analysis']['lid']:.3f}"
     assert text.count(f"| {name} | pixels | 6 | {mean} | 1.000 |\n") == 2
     assert text.count("local dimension") == 1

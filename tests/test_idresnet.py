@@ -29,6 +29,7 @@ from knn_jax import (
     nets,
     pages,
     recipes,
+    tables,
 )
 from knn_jax.defenses import Batch
 from knn_jax.defenses.idresnet import drawn
@@ -398,7 +399,7 @@ def test_a_recipe_from_training_to_attack(recipe, trains, tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["smoothing"]["n"] == 4
     assert [row[0] for row in pages.rows(report)][-1] == "certified: smoothing by 0.1"
-    assert pages.lines(report)[-1][1] == "certified, smoothing by 0.1"
+    assert tables.lines(report)[-1][1] == "certified, smoothing by 0.1"
     assert "clusters.png" in (tmp_path / "report.html").read_text()
 
 

@@ -1,18 +1,30 @@
 """What the README says, held against what it says it of."""
 
 import json
+import re
 from pathlib import Path
 
-from knn_jax import pages
+import pytest
+
+from knn_jax import tables
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+RESULTS = (ROOT / "results/README.md").read_text()
 
 
-def test_the_table_is_that_of_the_results():
-    """`python -m knn_jax.pages results/*.json` prints it."""
+@pytest.mark.parametrize("text", [README, RESULTS], ids=["README.md", "results/README.md"])
+def test_the_tables_are_those_of_the_results(text):
+    """`python -m knn_jax.tables README.md results/README.md results/*.json` fills them."""
     found = [json.loads(file.read_text()) for file in sorted((ROOT / "results").glob("*.json"))]
-    assert README.count(pages.markdown(found)) == README.count(pages.measurements(found)) == 1
+    assert tables.fill(text, found) == text
+
+
+@pytest.mark.parametrize("file", ["README.md", "results/README.md"])
+def test_every_picture_and_file_linked_is_there(file):
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / file).read_text())
+    assert len(links) > 2
+    assert not [link for link in links if not (ROOT / file).parent.joinpath(link).is_file()]
 
 
 def test_the_benchmark_is_the_one_measured():
@@ -26,7 +38,7 @@ def test_the_benchmark_is_the_one_measured():
 def test_the_attacks_are_the_ones_measured():
     """Mean norms and ratios beside Foolbox and SciPy, and each norm at least as small."""
     results = json.loads((ROOT / "results/benchmarks/attacks_foolbox_cpu.json").read_text())["attacks"]
-    section = " ".join(README.split("Paper 2's five on")[1].split("##")[0].split())
+    section = " ".join(RESULTS.split("Paper 2's five on")[1].split("##")[0].split())
     for name in ("fgsm", "ifgsm", "deepfool", "lbfgs", "boundary"):
         ours, (rival, *_) = results[name].pop("ours"), results[name].values()
         assert f"{ours['mean']:.3f} and {rival['mean']:.3f}, {rival['ratio']:.1f}" in section
@@ -35,7 +47,7 @@ def test_the_attacks_are_the_ones_measured():
 
 def test_the_time_beside_paper_1s_later_attack_is_the_one_measured():
     found = json.loads((ROOT / "results/benchmarks/attacks_minimum_norm_cpu.json").read_text())
-    told = " ".join(README.split())
+    told = " ".join(RESULTS.split())
     ours = f"`minimum_norm(steps={found['steps']}, starts={found['starts']})`"
     assert f"first {found['images']} test images {ours} takes {found['minimum_norm_s']:.0f} s" in told
     assert f"`hinged()` takes {found['hinged_s']:,.0f}, 1/{found['speedup']:.0f} of the time" in told

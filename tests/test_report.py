@@ -1,60 +1,19 @@
 """The figures of a report, from outcomes worked out by hand."""
 
 import csv
-import dataclasses
 import json
 
-import jax.numpy as jnp
 import numpy as np
+import outcomes
 import pytest
+from outcomes import CLEAN, L2, LABELS, LINF, NORM, RADIUS, RECIPE, attacked, certified
 
-from knn_jax import classifiers, config, data, evaluation, pages, report
-from knn_jax.chunks import Outcome
-from knn_jax.recipes import Defended
-
-# Five test images; the fourth is misclassified, the third resists the attack.
-LABELS = np.array([0, 1, 0, 1, 0], np.int32)
-CLEAN = np.array([0, 1, 0, 0, 0], np.int32)
-NORM = np.array([1.0, 2.0, np.inf, 0.0, 0.5], np.float32)
-RADIUS = np.array([0.5, 1.5, 3.0, 0.0, 0.25], np.float32)
-
-RECIPE = config.Config(
-    name="by <hand>",
-    net=config.Net(name="pixels"),
-    classifier=config.Classifier(layers=("pixels",), k=1),
-    attack=config.Attack(radii=(0.5, 0.75, 1.0, 5.0), radii_linf=(0.5, 2.0)),
-    reported={"pixels": {"mean_l2": 2.1054, "acc_l2_1": 0.91}},
-)
-L2, LINF = ("minimum_norm", "l2"), ("minimum_norm", "linf")
+from knn_jax import evaluation, pages, report
 
 
 @pytest.fixture(scope="module")
 def defended():
-    rng = np.random.default_rng(0)
-    images = rng.random((6, 3, 3, 1), np.float32)
-    labels = np.arange(6, dtype=np.int32) % 2
-    test = data.Split(rng.random((5, 3, 3, 1), np.float32), LABELS)
-    dataset = data.Dataset(data.Split(images, labels), data.Split(images, labels), test, 2)
-    model = classifiers.knn(
-        lambda x: x.reshape(len(x), -1), jnp.asarray(images), jnp.asarray(labels), k=1
-    )
-    return Defended(dataset, model, 1.0, "fingerprint")
-
-
-def attacked(norm=NORM, l2=None):
-    arrays = {
-        "image": np.full((len(norm), 3, 3, 1), 0.5, np.float32),
-        "norm": norm,
-        "l2": norm if l2 is None else l2,
-        "success": np.isfinite(norm),
-        "gradients": np.full(len(norm), 7),
-        "adversarial": 1 - CLEAN[: len(norm)],
-    }
-    return Outcome(arrays, 1.25, 0.5)
-
-
-def certified(radius=RADIUS):
-    return Outcome({"radius": radius}, 0.25, 0.125)
+    return outcomes.defended()
 
 
 def test_an_attack(defended):
@@ -152,11 +111,11 @@ def test_outcomes_of_different_lengths(defended, tmp_path):
 
 
 def test_what_is_written_is_what_is_returned(defended, tmp_path):
-    outcomes = {L2: attacked()}, {"margin": certified(), "voronoi": certified()}
-    summary = report.write(RECIPE, defended, CLEAN, *outcomes, tmp_path)
+    both = {L2: attacked()}, {"margin": certified(), "voronoi": certified()}
+    summary = report.write(RECIPE, defended, CLEAN, *both, tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == summary
     with np.load(tmp_path / "adversarial.npz") as file:
-        np.testing.assert_array_equal(file["minimum_norm_l2"], outcomes[0][L2].arrays["image"])
+        np.testing.assert_array_equal(file["minimum_norm_l2"], both[0][L2].arrays["image"])
     page = (tmp_path / "report.html").read_text()
     assert "by &lt;hand&gt;" in page  # escaped, not markup
     assert "by <hand>" not in page
@@ -232,8 +191,8 @@ def test_where_no_attack_succeeds_there_is_no_mean(defended, tmp_path):
 
 
 def test_the_table_and_the_paths_are_shown(defended, tmp_path, capsys):
-    outcomes = {L2: attacked()}, {"margin": certified(2 * NORM.clip(0, 9))}
-    report.show(report.write(RECIPE, defended, CLEAN, *outcomes, tmp_path), tmp_path)
+    both = {L2: attacked()}, {"margin": certified(2 * NORM.clip(0, 9))}
+    report.show(report.write(RECIPE, defended, CLEAN, *both, tmp_path), tmp_path)
     printed = capsys.readouterr()
     for words in ("by <hand>: 1-NN on pixels, 6 rows; clean accuracy 0.8000 of 5", "0.750", "1.167"):
         assert words in printed.out
@@ -265,68 +224,6 @@ def test_the_least_of_attacks_on_more_and_fewer_images():
     np.testing.assert_array_equal(least["success"], np.isfinite(least["norm"]))
     np.testing.assert_array_equal(least["gradients"], [14, 14, 7, 7, 7])
     assert least["image"].shape == (5, 3, 3, 1)
-
-
-def test_what_was_reported_reproduced_found_and_certified_stands_side_by_side(defended):
-    """Each with the n that it was measured on; the strongest attack and certificate."""
-    attacks = {("guided", "l2"): attacked(NORM[:2] + 1), L2: attacked(), LINF: attacked()}
-    certificates = {"margin": certified(0.5 * RADIUS), "voronoi": certified()}
-    lines = pages.lines(report.summary(RECIPE, defended, CLEAN, attacks, certificates))
-    name = "by <hand>, 1-NN on pixels"
-    assert lines == [
-        (name, "reported", "", "", "", "2.105", "1: 0.910"),
-        (
-            name,
-            "reproduced, guided",
-            "2",
-            "0.8000",
-            "1.000",
-            "2.500",
-            "0.5: 1.000  0.75: 1.000  1: 1.000  5: 0.000",
-        ),
-        (
-            name,
-            "adaptive",
-            "5",
-            "0.8000",
-            "0.750",
-            "1.167",
-            "0.5: 0.600  0.75: 0.600  1: 0.400  5: 0.200",
-        ),
-        (name, "adaptive, linf", "5", "0.8000", "0.750", "1.167", "0.5: 0.600  2: 0.200"),
-        (
-            *(name, "certified, voronoi", "5", "0.8000", "", "1.312"),
-            "0.5: 0.600  0.75: 0.400  1: 0.400  5: 0.000",
-        ),
-    ]
-    body = pages.markdown([report.summary(RECIPE, defended, CLEAN, attacks, certificates)])
-    assert [line.count("|") for line in body.splitlines()] == [8] * 7
-
-
-def test_figures_of_one_attack_of_several_and_attacks_on_another_source(defended):
-    """What a paper never tried, its attack through the retrieval, is no reproduction."""
-    told = {"pixels": {"clean_acc": 0.9}, "pixels, fgsm": {"acc_l2_1": 0.5}, "other, fgsm": {}}
-    recipe = dataclasses.replace(RECIPE, reported=told)
-    named = "fgsm", "fgsm on network", "boundary"
-    attacks = {(name, "l2"): attacked(NORM + i) for i, name in enumerate(named)}
-    found = report.summary(recipe, defended, CLEAN, attacks, {})
-    assert found["reported_attacks"] == {"fgsm": {"acc_l2_1": 0.5}}
-    kinds = [line[1] for line in pages.lines(found)]
-    all_three = [f"reproduced, {name}" for name in named]
-    assert kinds == ["reported, fgsm", *all_three, "adaptive"]
-    found["config"]["classifier"]["name"] = "retrieval"
-    kinds = [line[1] for line in pages.lines(found)]
-    assert kinds == ["reported, fgsm", *all_three[1:], "adaptive"]
-
-
-def test_a_paper_may_have_reported_certificates_only(defended):
-    figures = {"clean_acc": 0.97, "mean_radius": 0.86, "cert_0.5": 0.8}
-    recipe = dataclasses.replace(RECIPE, reported={"pixels": figures, "relu1": {"mean_l2": 1.0}})
-    lines = pages.lines(report.summary(recipe, defended, CLEAN, {}, {"margin": certified()}))
-    assert [line[1:] for line in lines[:1]] == [
-        ("reported, certified", "", "0.9700", "", "0.860", "0.5: 0.800")
-    ]
-    assert len(lines) == 2
 
 
 def test_several_trials_are_told_by_mean_and_interval_and_ask_by_what_it_tells(defended):

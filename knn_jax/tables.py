@@ -1,0 +1,238 @@
+"""Reports side by side as tables in Markdown, and the files that hold them.
+
+python -m knn_jax.tables README.md results/README.md results/*.json
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from knn_jax import cli, pages
+from knn_jax.kinds import KINDS
+from knn_jax.workdir import whole
+
+SUMMARY = ("", "within", "clean", "reported", "reproduced", "adaptive", "certified")
+FIGURES = ("", "", "n", "clean", "found", "mean", "accuracy within radius")
+
+
+class Figure(NamedTuple):
+    """What one of a report's lines tells."""
+
+    what: str
+    norm: str
+    n: int | None
+    clean: float | None
+    found: float | None
+    """The share of right images that an attack fooled; None of certificates."""
+    mean: float | None
+    """Of the norms found, or of the radii certified."""
+    within: dict[str, Any]
+    """Accuracies by radius; with its interval where there were trials."""
+
+    def accuracy(self, radius: str) -> float | None:
+        """Within that radius, as `_short` writes it."""
+        value = {_short(r): v for r, v in self.within.items()}.get(radius)
+        return value[0] if isinstance(value, tuple) else value
+
+
+class Told(NamedTuple):
+    """All that is to be said of a report; each list may be empty, in order of strength otherwise."""
+
+    reported: list[Figure]
+    reproduced: list[Figure]
+    adaptive: list[Figure]
+    """The strongest attack in each norm."""
+    promised: list[Figure]
+    """What the paper certifies."""
+    certified: list[Figure]
+    """The strongest certificate."""
+    smoothed: list[Figure]
+    """Of the smoothed classifier, which is one of its own."""
+
+
+def told(report: dict[str, Any]) -> Told:
+    """What the paper reported, its attacks reproduced, the strongest, and what is certified."""
+    clean = report["clean_acc"]
+
+    def reported(what, norm, mean, prefix, figures):
+        within = {k.removeprefix(prefix): v for k, v in figures.items() if k.startswith(prefix)}
+        if mean in figures or within:
+            yield Figure(what, norm, None, figures.get("clean_acc"), None, figures.get(mean), within)
+
+    def found(what, entry):
+        of = entry["norm"], entry["n"], clean, entry["success_rate"], entry["mean_norm"]
+        return Figure(what, *of, pages.accuracies(entry))
+
+    def certified(entry, clean):
+        what = f"certified, {pages.closed(entry)}"
+        return Figure(what, "l2", entry["n"], clean, None, entry["mean_radius"], entry["certified_acc"])
+
+    def of_a_paper(entry):
+        attack, _, source = entry["name"].partition(" on ")
+        kind = KINDS.get(attack)  # None: the least of all
+        # Paper 2 never had the retrieval inside the gradient.
+        retrieval = report["config"]["classifier"].get("name") == "retrieval"
+        return kind and kind.paper and not (kind.sourced and not source and retrieval)
+
+    figures, of_attacks = report["reported"], report.get("reported_attacks", {})
+    papers = [entry for entry in report["attacks"] if of_a_paper(entry)]
+    ours = [entry for entry in report["attacks"] if not of_a_paper(entry)]
+    strongest = {entry["norm"]: entry for entry in ours}  # the least of all comes last
+    return Told(
+        [
+            *reported("reported", "l2", "mean_l2", "acc_l2_", figures),
+            *reported("reported", "linf", "mean_linf", "acc_linf_", figures),
+            *(
+                figure
+                for attack, own in of_attacks.items()
+                for figure in reported(f"reported, {attack}", "l2", "mean_l2", "acc_l2_", figures | own)
+            ),
+        ],
+        [found(f"reproduced, {pages.flagged(entry)}", entry) for entry in papers],
+        [found("adaptive", entry) for entry in strongest.values()],
+        list(reported("reported, certified", "l2", "mean_radius", "cert_", figures)),
+        [certified(entry, clean) for entry in report["certificates"][-1:]],
+        [certified(entry, entry["clean_acc"]) for entry in pages.smoothed(report)],
+    )
+
+
+def summary(reports: list[dict[str, Any]]) -> str:
+    """One line of each report and norm: the accuracy within one radius, and the mean norm behind it;
+    in [ ] what the paper has where the column is ours.
+
+    The radius is the least of those that the paper reports, else of the recipe's, within which the
+    strongest attack, else the certificate, leaves less than half of the clean accuracy; the largest
+    where none does.
+    """
+    return _pipes(SUMMARY, [line for report in reports for line in _summary(report)])
+
+
+def _summary(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    every, name = told(report), _name(report)
+    figures = [figure for kind in every[:-1] for figure in kind]
+
+    def line(name, norm, every):
+        of = [[figure for figure in kind if figure.norm == norm] for kind in every]
+        reported, reproduced, adaptive, promised, certified = of
+        [evidence] = (adaptive or certified or reproduced)[:1]
+        radius = _radius(evidence, [*reported, *promised])
+        clean = [f"{evidence.clean:.4f}"]
+        clean += [f"[{f.clean:.4f}]" for f in (reported + promised)[:1] if f.clean is not None]
+        cells = [_least(kind, radius) for kind in (reported, reproduced, adaptive)]
+        proven = [_least(certified, radius), *(f"[{_least([f], radius)}]" for f in promised)]
+        return name, f"{norm} {radius}".strip(), " ".join(clean), *cells, " ".join(filter(None, proven))
+
+    for norm in dict.fromkeys(figure.norm for figure in figures):
+        if any(figure.norm == norm and figure.n for figure in figures):
+            yield line(name, norm, every[:-1])
+    for figure in every.smoothed:
+        own = figure.what.removeprefix("certified, ")
+        yield line(f"{name}, {own}", figure.norm, ([], [], [], [], [figure]))
+
+
+def _radius(evidence: Figure, reported: list[Figure]) -> str:
+    """The one of the summary."""
+    radii = {_short(r): float(r) for r in evidence.within}
+    asked = {_short(r) for figure in reported for r in figure.within}
+    radii = {r: v for r, v in radii.items() if r in asked} or radii
+    rising = sorted(radii, key=radii.__getitem__)
+    fallen = [r for r in rising if (evidence.accuracy(r) or 0.0) < (evidence.clean or 0.0) / 2]
+    return (fallen or rising[-1:] or [""])[0]
+
+
+def _least(figures: list[Figure], radius: str) -> str:
+    """Of several the least accuracy within the radius, and the mean norm, of how many if not of all."""
+    if not figures:
+        return ""
+    figure = min(figures, key=lambda figure: (figure.accuracy(radius) or 0.0, figure.mean or 0.0))
+    accuracy = figure.accuracy(radius)
+    share = "" if figure.found is None or figure.found > 0.9995 else f" of {figure.found:.1%}"
+    mean = "" if figure.mean is None else f"({figure.mean:.3f}{share})"
+    return " ".join(filter(None, ["" if accuracy is None else f"{accuracy:.3f}", mean]))
+
+
+def lines(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One for each of what is told of a report, as one text for each of FIGURES."""
+
+    def line(figure):
+        norm = "" if figure.norm == "l2" else f", {figure.norm}"
+        clean = "" if figure.clean is None else f"{figure.clean:.4f}"
+        numbers = ("" if v is None else f"{v:.3f}" for v in (figure.found, figure.mean))
+        n = "" if figure.n is None else str(figure.n)
+        return _name(report), figure.what + norm, n, clean, *numbers, pages.within(figure.within)
+
+    return [line(figure) for kind in told(report) for figure in kind]
+
+
+def details(reports: list[dict[str, Any]]) -> str:
+    """The lines of all reports in one table; then what was measured, the same of all in one table."""
+    tables: dict[tuple[str, ...], list] = {
+        FIGURES: [line for report in reports for line in lines(report)]
+    }
+    for report in reports:
+        for head, *measured in pages.measured(report):
+            tables.setdefault(("", *head), []).extend((_name(report), *line) for line in measured)
+    return "\n".join(_pipes(head, lines) for head, lines in tables.items())
+
+
+def fill(text: str, reports: list[dict[str, Any]]) -> str:
+    """The text with its table made anew, between `<!-- summary -->` or `<!-- details -->` and
+    `<!-- end -->`.
+
+    Raises ValueError for a text without either.
+    """
+    place = re.search(r"<!-- (summary|details) -->\n(.*?)<!-- end -->", text, re.DOTALL)
+    if place is None:
+        raise ValueError("no <!-- summary --> or <!-- details --> before an <!-- end -->: add them")
+    table = {"summary": summary, "details": details}[place[1]](reports)
+    return f"{text[: place.start(2)]}\n{table}\n{text[place.end(2) :]}"
+
+
+def _short(radius: str) -> str:
+    return f"{float(radius):.4g}"
+
+
+def _name(report: dict[str, Any]) -> str:
+    given = report["config"]["net"]["weights"]
+    return f"{report['name']}{given and ', ' + Path(given).stem}, {pages.decider(report)}"
+
+
+def _pipes(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in [head, ("---",) * len(head), *lines])
+
+
+def main() -> None:
+    """Fills the Markdown files named on the command line from the reports; prints without any."""
+    files = [Path(name) for name in sys.argv[1:]]
+    reports, texts = {}, {}
+    for file in files:
+        try:
+            text = file.read_text()
+            if file.suffix == ".md":
+                texts[file] = text
+            else:
+                reports[file] = json.loads(text)
+                if "clean_acc" not in reports[file]:
+                    raise ValueError("it tells no clean accuracy")
+        except OSError as error:
+            raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise ValueError(f"{file} is no report: {error}") from error
+    if not reports:
+        raise ValueError(
+            "give report.json files: python -m knn_jax.tables [FILE.md ...] results/*.json"
+        )
+    found = list(reports.values())
+    filled = {file: fill(text, found) for file, text in texts.items()}
+    for file, text in filled.items():
+        with whole(file) as scratch:
+            scratch.write_text(text)
+    if not filled:
+        print(summary(found), details(found), sep="\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,157 @@
+"""Reports side by side in Markdown, from outcomes worked out by hand."""
+
+import dataclasses
+import json
+import sys
+
+import outcomes
+import pytest
+from outcomes import CLEAN, L2, LINF, NORM, RADIUS, RECIPE, attacked, certified
+
+from knn_jax import cli, report, tables
+
+
+@pytest.fixture(scope="module")
+def defended():
+    return outcomes.defended()
+
+
+def test_what_was_reported_reproduced_found_and_certified_stands_side_by_side(defended):
+    """Each with the n that it was measured on; the strongest attack and certificate."""
+    attacks = {("guided", "l2"): attacked(NORM[:2] + 1), L2: attacked(), LINF: attacked()}
+    certificates = {"margin": certified(0.5 * RADIUS), "voronoi": certified()}
+    lines = tables.lines(report.summary(RECIPE, defended, CLEAN, attacks, certificates))
+    name = "by <hand>, 1-NN on pixels"
+    assert lines == [
+        (name, "reported", "", "", "", "2.105", "1: 0.910"),
+        (
+            name,
+            "reproduced, guided",
+            "2",
+            "0.8000",
+            "1.000",
+            "2.500",
+            "0.5: 1.000  0.75: 1.000  1: 1.000  5: 0.000",
+        ),
+        (
+            name,
+            "adaptive",
+            "5",
+            "0.8000",
+            "0.750",
+            "1.167",
+            "0.5: 0.600  0.75: 0.600  1: 0.400  5: 0.200",
+        ),
+        (name, "adaptive, linf", "5", "0.8000", "0.750", "1.167", "0.5: 0.600  2: 0.200"),
+        (
+            *(name, "certified, voronoi", "5", "0.8000", "", "1.312"),
+            "0.5: 0.600  0.75: 0.400  1: 0.400  5: 0.000",
+        ),
+    ]
+    body = tables.details([report.summary(RECIPE, defended, CLEAN, attacks, certificates)])
+    assert [line.count("|") for line in body.splitlines()] == [8] * 7
+
+
+def test_figures_of_one_attack_of_several_and_attacks_on_another_source(defended):
+    """What a paper never tried, its attack through the retrieval, is no reproduction."""
+    told = {"pixels": {"clean_acc": 0.9}, "pixels, fgsm": {"acc_l2_1": 0.5}, "other, fgsm": {}}
+    recipe = dataclasses.replace(RECIPE, reported=told)
+    named = "fgsm", "fgsm on network", "boundary"
+    attacks = {(name, "l2"): attacked(NORM + i) for i, name in enumerate(named)}
+    found = report.summary(recipe, defended, CLEAN, attacks, {})
+    assert found["reported_attacks"] == {"fgsm": {"acc_l2_1": 0.5}}
+    kinds = [line[1] for line in tables.lines(found)]
+    all_three = [f"reproduced, {name}" for name in named]
+    assert kinds == ["reported, fgsm", *all_three, "adaptive"]
+    found["config"]["classifier"]["name"] = "retrieval"
+    kinds = [line[1] for line in tables.lines(found)]
+    assert kinds == ["reported, fgsm", *all_three[1:], "adaptive"]
+
+
+def test_a_paper_may_have_reported_certificates_only(defended):
+    figures = {"clean_acc": 0.97, "mean_radius": 0.86, "cert_0.5": 0.8}
+    recipe = dataclasses.replace(RECIPE, reported={"pixels": figures, "relu1": {"mean_l2": 1.0}})
+    lines = tables.lines(report.summary(recipe, defended, CLEAN, {}, {"margin": certified()}))
+    assert [line[1:] for line in lines[:1]] == [
+        ("reported, certified", "", "0.9700", "", "0.860", "0.5: 0.800")
+    ]
+    assert len(lines) == 2
+
+
+def test_the_summary_has_a_line_for_each_norm(defended):
+    """At the least radius reported within which ours leaves less than half of .8; [ ]: the paper's."""
+    told = {"pixels": {"clean_acc": 0.97, "mean_l2": 2.1, "acc_l2_1": 0.91, "cert_1": 0.5}}
+    recipe = dataclasses.replace(RECIPE, reported=told)
+    papers = {("guided", "l2"): attacked(NORM[:2] + 1), ("boundary", "l2"): attacked(NORM + 0.25)}
+    attacks = papers | {L2: attacked(), LINF: attacked()}
+    [l2, linf] = tables._summary(
+        report.summary(recipe, defended, CLEAN, attacks, {"margin": certified()})
+    )
+    assert l2[1:] == (
+        *("l2 1", "0.8000 [0.9700]", "0.910 (2.100)", "0.600 (1.417 of 75.0%)"),
+        *("0.400 (1.167 of 75.0%)", "0.400 (1.312) [0.500]"),
+    )
+    assert linf[1:] == ("linf 2", "0.8000", "", "", "0.200 (1.167 of 75.0%)", "")
+
+
+@pytest.mark.parametrize(
+    ("within", "reported", "radius"),
+    [
+        ({"0.5": 0.5, "1.0": 0.3, "2.0": 0.1}, (), "1"),
+        ({"0.5": 0.5, "1.0": 0.45, "2.0": 0.41}, (), "2"),  # never below half
+        ({"2.0": 0.1, "1.0": 0.3}, (), "1"),  # in whatever order
+        ({"0.5": 0.1, "1.0": 0.1, "2.0": 0.1}, ("1", "2"), "1"),
+        ({"0.5": 0.1, "0.031373": 0.3}, ("0.03137",), "0.03137"),  # to four digits
+        ({"0.5": 0.1}, ("9",), "0.5"),  # the paper has another
+        ({"0.5": (0.3, 0.1)}, (), "0.5"),  # over trials
+        ({}, (), ""),
+    ],
+)
+def test_the_radius_of_the_summary(within, reported, radius):
+    ours = tables.Figure("adaptive", "l2", 5, 0.8, 1.0, 1.0, within)
+    papers = [ours._replace(within={r: 0.5}) for r in reported]
+    assert tables._radius(ours, papers) == radius
+
+
+def test_a_smoothed_classifier_has_a_line_of_its_own(defended):
+    told = report.summary(RECIPE, defended, CLEAN, {L2: attacked()}, {})
+    told["smoothing"] = {
+        **{"name": "smoothing by 0.1", "n": 5, "clean_acc": 0.6, "mean_radius": 0.2, "norm": "l2"},
+        "certified_acc": {"0.5": 0.2},
+    }
+    own, smoothed = tables._summary(told)
+    assert smoothed[0] == f"{own[0]}, smoothing by 0.1"
+    assert smoothed[1:] == ("l2 0.5", "0.6000", "", "", "", "0.200 (0.200)")
+
+
+def test_files_are_filled_and_what_is_no_report_is_refused(defended, tmp_path, monkeypatch, capsys):
+    def run(*files):
+        monkeypatch.setattr(sys, "argv", ["tables", *map(str, files)])
+        return cli.run(tables.main)
+
+    told = report.summary(RECIPE, defended, CLEAN, {L2: attacked()}, {})
+    (tmp_path / "a.json").write_text(json.dumps(told))
+    text = tmp_path / "text.md"
+    for name, table in (("summary", tables.summary), ("details", tables.details)):
+        text.write_text(f"before\n<!-- {name} -->\nold\n<!-- end -->\nafter\n")
+        run(text, tmp_path / "a.json")
+        filled = text.read_text()
+        assert filled == f"before\n<!-- {name} -->\n\n{table([told])}\n<!-- end -->\nafter\n"
+        assert tables.fill(filled, [told]) == filled
+    capsys.readouterr()
+    run(tmp_path / "a.json")
+    assert capsys.readouterr().out == f"{tables.summary([told])}\n{tables.details([told])}\n"
+    (tmp_path / "bare.md").write_text("nothing\n")
+    (tmp_path / "b.json").write_text("{")
+    for files, words in (
+        ((text,), "give report.json files"),
+        ((tmp_path / "none.json",), "cannot be read"),
+        ((tmp_path / "b.json",), "b.json is no report"),
+        ((text, tmp_path / "bare.md", tmp_path / "a.json"), "no <!-- summary -->"),
+    ):
+        with pytest.raises(SystemExit):
+            run(*files)
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+    assert text.read_text() == filled
