@@ -42,7 +42,7 @@ def linf(eps: Radius) -> Ball:
         return jnp.abs(delta).reshape(delta.shape[0], -1).max(1)
 
     def sample(key, shape):
-        return over(eps, shape) * jax.random.uniform(key, shape, minval=-1.0)
+        return over(eps, shape) * jax.random.uniform(key, shape, jnp.float32, minval=-1.0)
 
     def project(delta):
         limit = over(eps, delta.shape)
@@ -66,8 +66,8 @@ def l2(eps: Radius) -> Ball:
         dims = 1
         for side in shape[1:]:
             dims *= side
-        length = jax.random.uniform(radial, shape[:1]) ** (1 / dims)
-        return over(eps * length, shape) * unit(jax.random.normal(key, shape))
+        length = jax.random.uniform(radial, shape[:1], jnp.float32) ** (1 / dims)
+        return over(eps * length, shape) * unit(jax.random.normal(key, shape, jnp.float32))
 
     def project(delta):
         length = over(norm(delta), delta.shape)

@@ -1,5 +1,6 @@
 """What is computed of test images chunk by chunk, kept, and found again."""
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -7,11 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
-from knn_jax import data, progress
+from knn_jax import data, mesh, progress
 from knn_jax.recipes import Defended
 from knn_jax.workdir import digest, whole
+
+# Of what is computed: results of other versions are not found again.
+SOURCES = ("attacks", "balls", "certificates", "classifiers", "losses", "nets", "neighbors")
+
+Span = tuple[int, int]  # the first image of a chunk, and how many there are
 
 
 class Outcome(NamedTuple):
@@ -42,7 +50,7 @@ class Chunks:
         self.defended, self.size, self.seed = defended, min(chunk, images), seed
         self.model: Any = defended.model  # what is computed with
         self.split = split or defended.dataset.test
-        told = json.dumps([settings, defended.fingerprint, jax.__version__])
+        told = json.dumps([settings, defended.fingerprint, jax.__version__, _version()])
         identity = digest(told, *jax.tree.leaves(source))
         parts = folder / "parts" / f"{settings[0]}_{settings[1]}_{identity}"
         spans = [(first, min(chunk, images - first)) for first in range(0, images, chunk)]
@@ -54,33 +62,82 @@ class Chunks:
 
     def outcome(self, one: Callable[..., dict], what: str) -> Outcome:
         """Computes `one(model, key, x, y)` where it is missing, and joins all chunks."""
-        compiled, compile_seconds, parts = None, 0.0, []
-        with progress.bar(what, sum(count for _, count in self.files)) as advance:
-            for (first, count), file in self.files.items():
-                if not file.exists():
-                    arguments = self._arguments(first, count)
-                    if compiled is None:
-                        start = time.perf_counter()
-                        compiled = jax.jit(one).lower(*arguments).compile()
-                        compile_seconds = time.perf_counter() - start
-                    start = time.perf_counter()
-                    arrays = {k: np.asarray(v)[:count] for k, v in compiled(*arguments).items()}
-                    arrays["seconds"] = np.asarray(time.perf_counter() - start)
-                    arrays["compile_seconds"], compile_seconds = np.asarray(compile_seconds), 0.0
-                    with whole(file) as scratch, open(scratch, "wb") as stream:
-                        np.savez(stream, allow_pickle=False, **arrays)
-                with np.load(file) as saved:
-                    parts.append(dict(saved))
-                advance(count)
+        missing = [span for span, file in self.files.items() if not file.exists()]
+        total, left = (sum(count for _, count in spans) for spans in (self.files, missing))
+        with progress.bar(what, total, total - left) as advance:
+            if missing:
+                self._compute(one, missing, advance)
+        parts = []
+        for file in self.files.values():
+            with np.load(file) as saved:
+                parts.append(dict(saved))
         seconds, compile_seconds = (
             sum(float(part.pop(name)) for part in parts) for name in ("seconds", "compile_seconds")
         )
         arrays = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
         return Outcome(arrays, seconds, compile_seconds)
 
-    def _arguments(self, first: int, count: int) -> tuple:
-        """Of a chunk, padded to the one shape that is compiled."""
-        split = self.split
-        arrays = split.floats(first, first + count), split.labels[first : first + count]
-        x, y = (np.resize(array, (self.size, *array.shape[1:])) for array in arrays)
-        return self.model, jax.random.fold_in(jax.random.key(self.seed), first), x, y
+    def _compute(self, one: Callable[..., dict], missing: list[Span], advance: Callable) -> None:
+        """Each device of this process computes chunks of its own; what is missing, however little, by
+        the program that computed the rest."""
+        devices = mesh.make(jax.local_devices())
+        model = jax.device_put(self.model, mesh.whole(devices))
+        program = jax.jit(_spread(one, devices))
+        compiled, compile_seconds = None, 0.0
+        for turn in range(0, len(missing), devices.size):
+            group = missing[turn : turn + devices.size]
+            arguments = model, *self._arguments(group, devices)
+            if compiled is None:
+                start = time.perf_counter()
+                compiled = program.lower(*arguments).compile()
+                compile_seconds = time.perf_counter() - start
+            start = time.perf_counter()
+            arrays = {k: np.asarray(v) for k, v in compiled(*arguments).items()}
+            seconds = (time.perf_counter() - start) / len(group)
+            for number, (first, count) in enumerate(group):
+                own = {k: v[number * self.size :][:count] for k, v in arrays.items()}
+                own["seconds"] = np.asarray(seconds)
+                own["compile_seconds"], compile_seconds = np.asarray(compile_seconds), 0.0
+                with whole(self.files[first, count]) as scratch, open(scratch, "wb") as stream:
+                    np.savez(stream, allow_pickle=False, **own)
+                advance(count)
+
+    def _arguments(self, group: list[Span], devices: Mesh) -> tuple:
+        """Keys, images and labels of a chunk for each device, padded to the one shape compiled."""
+        key = jax.random.key(self.seed)
+
+        def padded(array):
+            return np.resize(array, (self.size, *array.shape[1:]))
+
+        chunks = [
+            (
+                jax.random.fold_in(key, first)[None],
+                padded(self.split.floats(first, first + count)),
+                padded(self.split.labels[first : first + count]),
+            )
+            for first, count in group
+        ]
+        every = [chunks[number % len(chunks)] for number in range(devices.size)]
+        keys, images, labels = zip(*every, strict=True)
+        arguments = jnp.concatenate(keys), np.concatenate(images), np.concatenate(labels)
+        return jax.device_put(arguments, mesh.batch(devices))
+
+
+def _spread(one: Callable[..., dict], devices: Mesh) -> Callable[..., dict]:
+    """`one` of as many chunks as there are devices, each computing its own."""
+    every = PartitionSpec(devices.axis_names)
+
+    def own(model, key, x, y):
+        return one(model, key[0], x, y)
+
+    specs = PartitionSpec(), every, every, every
+    return jax.shard_map(own, mesh=devices, in_specs=specs, out_specs=every, check_vma=False)
+
+
+@functools.cache
+def _version() -> str:
+    """Of the sources."""
+    root = Path(__file__).parent
+    files = [path for name in SOURCES for path in sorted(root.glob(f"{name}/**/*.py"))]
+    files += [root / f"{name}.py" for name in (*SOURCES, "evaluation", "fixed")]
+    return digest(*(path.read_text() for path in files if path.exists()))

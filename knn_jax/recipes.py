@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from knn_jax import (
     classifiers,
@@ -71,17 +72,18 @@ def build(recipe: Config, dataset: data.Dataset) -> Any:
 
 
 def certifiable(recipe: Config) -> bool:
-    """Whether certificates cover the classifier: distances in one layer."""
+    """Whether certificates cover the classifier: distances in one layer that has a constant."""
     knobs = recipe.classifier
     one = knobs.name == "prototypes" or (knobs.name == "knn" and len(knobs.layers) == 1)
-    return one and knobs.metric == "l2"
+    return one and knobs.metric == "l2" and not recipe.net.name.endswith("_racnn")
 
 
 def uncertified(recipe: Config) -> str:
     """What to tell of a classifier that certificates do not cover."""
     knobs = recipe.classifier
     return (
-        f"certificates cover neighbours in one layer by l2: classifier.name={knobs.name!r}, "
+        "certificates cover neighbours in one layer by l2, and no racnn: "
+        f"net.name={recipe.net.name!r}, classifier.name={knobs.name!r}, "
         f"classifier.layers={knobs.layers}, classifier.metric={knobs.metric!r}"
     )
 
@@ -115,7 +117,7 @@ def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
         if named == "prototypes":
             model = classifiers.prototypes(model, net[0].rows(net[1]))
         if certifiable(recipe):
-            lipschitz = net[0].lipschitz(net[1], layers[0])
+            lipschitz = _precisely(net[0].lipschitz, net[1], layers[0])
     else:
         model = sources[named]
     told = json.dumps(dataclasses.asdict(recipe.classifier))
@@ -136,8 +138,9 @@ def bank(
     """The classifier on some layers of a net, given with its variables."""
     metric = recipe.classifier.metric
     images, labels = _rows(recipe, dataset)
+    features = nets.features(*net, layers, (1, *images.shape[1:]))
     return classifiers.knn(
-        nets.features(*net, layers, (1, *images.shape[1:])),
+        Partial(_precisely, features) if certifiable(recipe) else features,
         images,
         labels,
         k=recipe.classifier.k,
@@ -145,6 +148,12 @@ def bank(
         names=layers,
         track=lambda batches: progress.track(batches, "fitting the bank"),
     )
+
+
+def _precisely(function, *args):
+    """In full float32, whose rounding is what certificates allow for; accelerators take less."""
+    with jax.default_matmul_precision("highest"):
+        return function(*args)
 
 
 def _rows(recipe: Config, dataset: data.Dataset) -> tuple[jax.Array, jax.Array]:

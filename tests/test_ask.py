@@ -1,5 +1,6 @@
 """The ASK loss and attack, and the baselines that its paper compares it to."""
 
+import dataclasses
 import inspect
 from functools import partial
 
@@ -186,7 +187,7 @@ def test_rows_are_drawn_of_every_class():
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-def test_the_threshold_is_that_of_the_kth_neighbour_of_others(metric):
+def test_the_threshold_is_that_of_the_kth_neighbour_of_others(model, metric):
     bank = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
     distance = np.linalg.norm(bank[:, None] - bank[None], axis=-1) + np.where(np.eye(12), np.inf, 0)
     last = bank[np.argsort(distance, 1)[:, 1]]
@@ -195,7 +196,8 @@ def test_the_threshold_is_that_of_the_kth_neighbour_of_others(metric):
     else:
         norms = np.linalg.norm(bank, axis=1) * np.linalg.norm(last, axis=1)
         expected = (bank * last).sum(1) / norms
-    np.testing.assert_allclose(_threshold(jnp.asarray(bank), 2, metric), expected.mean(), rtol=1e-5)
+    found = _threshold(dataclasses.replace(model, k=2), jnp.asarray(bank), metric)
+    np.testing.assert_allclose(found, expected.mean(), rtol=1e-5)
 
 
 def test_an_imitation_votes_as_the_neighbours_do(model, imitation):

@@ -87,6 +87,24 @@ def test_images_stay_in_the_box_and_in_the_ball(found, digits, name):
     assert found(name).image.min() >= 0
     assert found(name).image.max() <= 1
     assert (lengths(name.split("-")[1], delta) <= EPS[name] + 1e-6).all()
+    norm = np.asarray(found(name).norm)  # where rounding leaves the ball it is told as eps
+    assert (norm[np.isfinite(norm)] <= np.float32(EPS[name])).all()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        *ATTACKS.values(),
+        *(partial(attack, steps=2) for attack in (attacks.guided, attacks.hinged, attacks.lbfgs)),
+        *(partial(attack, eps=0.1) for attack in (attacks.ask, attacks.dknn, attacks.kfgsm)),
+        *(attacks.boundary, attacks.fgsm, attacks.ifgsm, attacks.deepfool),
+    ],
+    ids=lambda attack: getattr(attack, "func", attack).__name__,
+)
+def test_images_stay_float32_where_jax_counts_in_64_bits(digits, attack):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        found = jax.eval_shape(attack, KEY, *digits)
+    assert found.image.dtype == found.norm.dtype == jnp.float32
 
 
 @each

@@ -190,6 +190,7 @@ def test_it_works_inside_the_callers_jit_and_on_one_image(certify, digits):
 
 TWO_ROWS = classifier([[0.2, 0.2], [0.8, 0.8]], [0, 1])
 TWO_TAPS = classifiers.knn([TWO_ROWS.first] * 2, TWO_ROWS.images, TWO_ROWS.labels, k=1)
+UNIT = classifiers.knn(TWO_ROWS.first, TWO_ROWS.images, TWO_ROWS.labels, k=1, metric="cosine")
 
 
 @both
@@ -201,6 +202,7 @@ TWO_TAPS = classifiers.knn([TWO_ROWS.first] * 2, TWO_ROWS.images, TWO_ROWS.label
         ({"lipschitz": float("inf")}, "lipschitz=inf"),
         ({"lipschitz": float("nan")}, "lipschitz=nan"),
         ({"model": TWO_TAPS}, "certificates cover one tap and the classifier has 2"),
+        ({"model": UNIT}, "the classifier has cosine, whose unit vectors no constant covers"),
         ({"x": images([[1.5, 0.0]])}, "images reach from 0 to 1.5"),
         ({"y": jnp.array([2])}, "out of range of 2 classes"),
     ],

@@ -21,6 +21,7 @@ from knn_jax import (
     evaluation,
     jobs,
     kinds,
+    nets,
     pages,
     recipes,
     training,
@@ -332,6 +333,22 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, defended, asked, monkeypatc
     equal(resumed, whole)
 
 
+@pytest.mark.parametrize("devices", [1, 3])
+def test_chunks_are_the_same_on_any_number_of_devices(tmp_path, defended, asked, monkeypatch, devices):
+    whole = attack(tmp_path / "four", defended)
+    first = jax.local_devices()[:devices]
+    monkeypatch.setattr(chunks.jax, "local_devices", lambda: first)
+    equal(attack(tmp_path / "fewer", defended), whole)
+    assert asked == [0, 4, 8] * 2
+
+
+def test_what_another_version_computed_is_not_found(tmp_path, defended, asked, monkeypatch):
+    attack(tmp_path, defended)
+    monkeypatch.setattr(chunks, "_version", lambda: "another")
+    attack(tmp_path, defended)
+    assert asked == [0, 4, 8] * 2
+
+
 def test_another_classifier_finds_no_chunk_of_the_first(tmp_path):
     """Where its arrays are the same: how it decides is what differs."""
     dataset = data.load(PIXELS.data)
@@ -515,7 +532,7 @@ BAD = [
     ),
     (
         {"certify": {"exact": True}, "classifier": {"layers": ("relu1", "relu2")}},
-        r"certificates cover neighbours in one layer by l2: .*'relu1', 'relu2'",
+        r"certificates cover neighbours in one layer by l2, .*'relu1', 'relu2'",
     ),
     ({"attack": {"guided_guides": 0}}, r"attack\.guided_guides=0"),
     ({"attack": {"guided_constant": 0.0}}, r"attack\.guided_constant=0\.0: it must be above 0"),
@@ -568,6 +585,18 @@ def test_the_class_with_the_highest_label_missing_from_the_bank(tmp_path, idle):
     rows = int(np.flatnonzero(data.load(recipe.data).train.labels == 2)[0])  # all before are 0 and 1
     with pytest.raises(ValueError, match="class 2"):
         jobs.attack(altered(recipe, classifier={"bank_rows": rows}), str(tmp_path / "run"))
+
+
+def test_a_racnn_has_no_constant_and_a_certified_classifier_full_precision(tmp_path):
+    assert not recipes.certifiable(altered(PIXELS, net={"name": "digits_racnn"}))
+    dataset = data.load(PIXELS.data)
+    trunk = altered(PIXELS, net={"name": "digits"}, classifier={"layers": ("relu3",)})
+    net = nets.build(trunk.net, 10)
+    x = jnp.asarray(dataset.test.floats(0, 1))
+    variables = net.init(jax.random.key(0), x)
+    for recipe, told in ((trunk, True), (altered(trunk, classifier={"metric": "cosine"}), False)):
+        model = recipes.bank(recipe, (net, variables), dataset, ("relu3",))
+        assert ("HIGHEST" in str(jax.make_jaxpr(model.features)(x))) is told
 
 
 def test_nothing_to_do_is_said(tmp_path, idle):

@@ -1,6 +1,7 @@
 """The exact radius against a solver, closed forms, bounds and attacks."""
 
 import dataclasses
+import functools
 import sys
 
 import jax
@@ -244,3 +245,5 @@ def test_what_it_does_not_cover_is_refused():
         certificates.exact(classifier(rows, labels, k=2), x, y)
     with pytest.raises(ValueError, match=r"box=True is for features that are the pixels"):
         certificates.exact(classifier(rows, labels, scale=2.0), x, y, box=True)
+    with pytest.raises(ValueError, match=r"inside jit let the function close over the classifier"):
+        jax.jit(functools.partial(certificates.exact, box=True))(classifier(rows, labels), x, y)

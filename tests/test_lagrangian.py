@@ -208,6 +208,17 @@ def test_neither_the_batch_nor_the_callers_jit_changes_an_image(scattered, name)
     np.testing.assert_allclose(part.norm, whole.norm[:2], rtol=1e-4)
 
 
+def test_carlini_wagner_takes_a_network_or_its_logits(scattered):
+    _, x, _ = scattered
+    logits = Partial(linear, (jnp.asarray(W), jnp.zeros((1, 3))))
+    y = (flat(x) @ W).argmax(1)
+    one, other = (
+        attacks.carlini_wagner(KEY, network, x, y, steps=3, rounds=2)
+        for network in (logits, classifiers.network(logits, x))
+    )
+    np.testing.assert_array_equal(one.image, other.image)
+
+
 def test_of_several_starts_the_best_is_returned(scattered):
     one, several = (attacks.hinged(KEY, *scattered, starts=n, **SEVERAL) for n in (1, 3))
     assert (several.norm <= one.norm).all()

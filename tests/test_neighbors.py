@@ -15,12 +15,21 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestNeighbors
 
 from knn_jax import neighbors
-from knn_jax.neighbors import tiles
+from knn_jax.neighbors import nearest, tiles
 
 pytestmark = pytest.mark.usefixtures("quick")
 KINDS = ["gaussian", "clustered", "offset", "duplicated", "grid", "needle"]
 search = jax.jit(neighbors.search, static_argnames="k")  # compiled once for many data
 as_users = jax.jit(neighbors.search, static_argnames="k", compiler_options=AS_USERS)
+
+
+def test_outside_jit_a_search_is_compiled_once(monkeypatch):
+    traced, own = [], nearest.search_part
+    monkeypatch.setattr(nearest, "search_part", lambda *args: traced.append(1) or own(*args))
+    bank = jnp.arange(30.0).reshape(10, 3)
+    for shift in range(3):
+        neighbors.search(bank[:2] + shift, bank, 2)
+    assert len(traced) == 1
 
 
 def sample(kind, rows=300, queries=9, dim=12):

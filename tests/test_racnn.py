@@ -185,6 +185,11 @@ def test_it_answers_among_the_rows_with_the_nearest_keys(model, net, variables, 
     np.testing.assert_allclose(model.margin(digits.x, digits.y), own - rest, atol=1e-5)
 
 
+def test_attacks_on_rows_that_vote_say_that_it_has_none(model, digits):
+    with pytest.raises(ValueError, match="Retrieval has no rows that vote"):
+        attacks.guided(jax.random.key(0), model, digits.x, digits.y)
+
+
 @pytest.mark.parametrize("count", [None, 1, 6])
 def test_at_a_tiny_temperature_soft_retrieval_is_retrieval(model, digits, count):
     soft = model.soft_votes(digits.x, model.references(digits.x, count), 1e-6)

@@ -259,6 +259,17 @@ def collectives(text):
             yield operation, max(sizes[name], sum(sizes[operand] for operand in operands))
 
 
+def test_each_device_has_its_part_of_every_tile_of_a_batch():
+    """A batch over four devices in tiles of 8: each multiplies 2 rows, and nothing is sent."""
+    batch = jax.device_put(jnp.ones((32, 64)), mesh.batch(made(4)))
+    tiled = neighbors.in_tiles(lambda x: x @ jnp.ones((64, 512)), 8)
+    program = jax.jit(tiled, compiler_options=AS_USERS).lower(batch).compile()
+    assert not list(collectives(program.as_text()))
+    alone = jax.jit(tiled, compiler_options=AS_USERS).lower(jnp.ones((32, 64))).compile()
+    assert program.cost_analysis()["flops"] < 0.3 * alone.cost_analysis()["flops"]
+    np.testing.assert_array_equal(program(batch), np.full((32, 512), 64.0))
+
+
 @pytest.mark.parametrize(("parts", "groups"), [(2, 0), (4, 2)])
 def test_no_device_sees_the_whole_bank(parts, groups):
     """Between devices go at most the queries and k neighbours of each from each part."""

@@ -219,8 +219,8 @@ def _ask(
         y,
         retrieve,
         loss,
-        ball=balls.ball(norm, eps),
         norm=norm,
+        eps=eps,
         size=size,
         steps=steps,
         restarts=restarts,
@@ -247,7 +247,7 @@ def _retrieved(keys, source, z, y, own, others, *, targeted=False, drawn=False):
 def _loss(source, z, y, retrieved, temperatures, weights, metric):
     """The weighted sum of the layers' ASK losses."""
     references, there = retrieved
-    total = jnp.zeros(len(z))
+    total = jnp.zeros(len(z), z.dtype)
     taps = zip(source.features(z), references, temperatures, weights, strict=True)
     for query, rows, temperature, weight in taps:
         alike = losses.similarity(query, rows, metric) / temperature

@@ -67,7 +67,9 @@ def _boundary(key, model, x, y, starts, steps):
 
         def along(number, image, delta):
             """A random point at the distance of `image` from x, at an angle of about delta."""
-            draw = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, number), x.shape[1:]))
+            draw = jax.vmap(
+                lambda k: jax.random.normal(jax.random.fold_in(k, number), x.shape[1:], x.dtype)
+            )
             noise, away = draw(keys[:, 0]), image - x
             direction = unit(away)
             pixels = tuple(range(1, x.ndim))
@@ -98,7 +100,7 @@ def _boundary(key, model, x, y, starts, steps):
         distance = lax.map(lambda image: jnp.where(fooled(image), length(image - x), jnp.inf), others)
         nearest = distance.argmin(0)
         image = jnp.take_along_axis(others, nearest.reshape(1, -1, 1, 1, 1), 0)[0]
-        walk = image, distance.min(0), jnp.full(len(x), 0.1), jnp.full(len(x), 0.01)
+        walk = image, distance.min(0), jnp.full(len(x), 0.1, x.dtype), jnp.full(len(x), 0.01, x.dtype)
         return lax.fori_loop(0, steps, step, walk)[0]
 
     image = in_tiles(batch, outcome.BATCH)(jnp.arange(len(x)), x, y, starts)

@@ -18,7 +18,7 @@ from knn_jax.neighbors import in_tiles
 
 def carlini_wagner(
     key: Array,
-    logits: Callable[[Images], Any],
+    logits: Callable[[Images], Any] | classifiers.Network,
     x: Images,
     y: Labels,
     *,
@@ -28,20 +28,21 @@ def carlini_wagner(
     rounds: int = 10,
     confidence: float = 0.0,
 ) -> Found:
-    """Searches the smallest L2 perturbation that changes the largest of `logits(images)`.
+    """Searches the smallest L2 perturbation that changes the largest of a network's logits.
 
     Adam minimises |image - x|^2 + constant * max(0, z_y - max of z_c over c != y + confidence), z the
     logits, in a tanh box (Carlini & Wagner 2017, f6), from x anew in each of `rounds` rounds that
     search the constant. Every image on the way is a candidate, as in their code; no round ends early.
-    The defaults are those of paper 1's rows without kNN (arXiv 1906.09525). Give a network with
-    parameters as `jax.tree_util.Partial(function, parameters)`.
+    The defaults are those of paper 1's rows without kNN (arXiv 1906.09525). The network is a function
+    of images or `classifiers.network`; one with parameters is `jax.tree_util.Partial(function,
+    parameters)`.
 
     `key` is not drawn from. Raises ValueError for images outside [0, 1], labels out of range and
     numbers that are too small.
     """
     del key
-    x = classifiers.check_images(x)
-    model = classifiers.network(logits, x)
+    given = isinstance(logits, classifiers.Network)
+    model = logits if given else classifiers.network(logits, classifiers.check_images(x))
     x, y = outcome.check(model, x, y)
     outcome.positive(constant=constant, learning_rate=learning_rate, steps=steps, rounds=rounds)
     if not confidence >= 0:

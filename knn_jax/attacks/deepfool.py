@@ -66,11 +66,13 @@ def _deepfool(model, source, x, y, steps, overshoot, temperature, *, norm, candi
         references = source.references(x, count)
         scores = source.soft_votes(x, references, temperature)
         classes = scores.shape[1]
-        own = jax.nn.one_hot(y, classes)
+        own = jax.nn.one_hot(y, classes, dtype=x.dtype)
         top = outcome.named(model)
         rivals = min(max(candidates - 1, top), classes - 1)
         ranked = lax.top_k(jnp.where(own > 0, -jnp.inf, scores), rivals)[1]
-        leads = jax.nn.one_hot(ranked.T, classes) - own[None]  # (candidate, batch, class)
+        leads = (
+            jax.nn.one_hot(ranked.T, classes, dtype=x.dtype) - own[None]
+        )  # (candidate, batch, class)
 
         def step(some, image):
             """To the nearest boundary of some examples, by their places."""

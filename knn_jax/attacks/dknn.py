@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from knn_jax import balls, losses, neighbors
+from knn_jax import balls, losses
 from knn_jax.attacks import outcome, projected
 from knn_jax.attacks.outcome import Found, Images, Labels, Number
 
@@ -54,7 +54,7 @@ def dknn(
 
 @functools.partial(jax.jit, static_argnames=("norm", "steps", "restarts", "count", "metric"))
 def _dknn(key, model, x, y, eps, size, slope, *, norm, steps, restarts, count, metric):
-    thresholds = [_threshold(bank, model.k, metric) for bank in model.banks]
+    thresholds = [_threshold(model, bank, metric) for bank in model.banks]
 
     def retrieve(_, z, y):
         near = model.guides(z, y, count)
@@ -62,7 +62,7 @@ def _dknn(key, model, x, y, eps, size, slope, *, norm, steps, restarts, count, m
 
     def loss(z, y, retrieved):
         references, there = retrieved
-        total = jnp.zeros(len(z))
+        total = jnp.zeros(len(z), z.dtype)
         for query, rows, threshold in zip(model.features(z), references, thresholds, strict=True):
             alike = losses.similarity(query, rows, metric)[:, 0]
             lead = alike - threshold if metric == "cosine" else 1 - alike / threshold
@@ -76,8 +76,8 @@ def _dknn(key, model, x, y, eps, size, slope, *, norm, steps, restarts, count, m
         y,
         retrieve,
         loss,
-        ball=balls.ball(norm, eps),
         norm=norm,
+        eps=eps,
         size=size,
         steps=steps,
         restarts=restarts,
@@ -85,12 +85,11 @@ def _dknn(key, model, x, y, eps, size, slope, *, norm, steps, restarts, count, m
     )
 
 
-def _threshold(bank, k, metric):
+def _threshold(model, bank, metric):
     """What a row's k-th neighbour is like to it, on average, itself left out."""
     sample = bank[: min(SAMPLE, len(bank))]
     rows = jnp.arange(len(bank))
-    near = neighbors.search(
-        sample, bank, min(k, len(bank) - 1), labels=rows, without=rows[: len(sample)]
-    )
+    k = min(model.k, len(bank) - 1)
+    near = model.nearest(sample, bank, k, labels=rows, without=rows[: len(sample)])
     last = bank[near.index[:, -1]]
     return lax.stop_gradient(losses.similarity(sample, last[:, None, None], metric).mean())

@@ -137,7 +137,7 @@ def least(
     def go(state):
         image, tried, fooled = state
         todo = pending(state)
-        lane, waiting = jnp.arange(LANES), todo.sum()
+        lane, waiting = jnp.arange(LANES, dtype=jnp.int32), todo.sum(dtype=jnp.int32)
         example = jnp.argsort(~todo)[lane % waiting]
         number = tried[example] + 1 + lane // waiting
         found, fools = trial(example, number)

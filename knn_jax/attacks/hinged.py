@@ -71,7 +71,7 @@ def _hinged(key, model, x, y, constant, learning_rate, noise, *, half, steps, ro
 
             def noisy(key, round_):
                 key = jax.random.fold_in(jax.random.fold_in(key, number), round_)
-                return noise * jax.random.normal(key, x.shape[1:])
+                return noise * jax.random.normal(key, x.shape[1:], x.dtype)
 
             def run(round_, bracket):
                 fewer = (half - least) * bracket.fooled // max(1, rounds - 1)
@@ -84,7 +84,7 @@ def _hinged(key, model, x, y, constant, learning_rate, noise, *, half, steps, ro
                     sign = jnp.array([[[-1.0], [1.0]]])
 
                     def penalty(image):
-                        total = jnp.zeros(len(x))
+                        total = jnp.zeros(len(x), x.dtype)
                         squared = model.squared_distances(image, near.features)
                         for d, r in zip(squared, near.reach, strict=True):
                             each = jax.nn.relu(sign * (d - jnp.square(r)[:, None, None]) + SLACK)

@@ -118,10 +118,10 @@ def _fit(key, bank, labels, learning_rate, *, k, metric, classes, epochs, width,
     shares = neighbors.in_tiles(votes, classifiers.BATCH)(bank, jnp.arange(rows))
     first, second, key = jax.random.split(key, 3)
     parameters: Any = {
-        "in": jax.random.normal(first, (dim, width)) * (2 / dim) ** 0.5,
-        "bias": jnp.zeros(width),
-        "out": jax.random.normal(second, (width, classes)) * (2 / width) ** 0.5,
-        "offset": jnp.zeros(classes),
+        "in": jax.random.normal(first, (dim, width), jnp.float32) * (2 / dim) ** 0.5,
+        "bias": jnp.zeros(width, jnp.float32),
+        "out": jax.random.normal(second, (width, classes), jnp.float32) * (2 / width) ** 0.5,
+        "offset": jnp.zeros(classes, jnp.float32),
     }
     scale = jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(bank))), 1e-12)
     optimizer = optax.adam(learning_rate)

@@ -48,7 +48,6 @@ def kfgsm(
 
 @functools.partial(jax.jit, static_argnames=("norm", "steps"))
 def _kfgsm(model, x, y, eps, size, decay, near, *, norm, steps):
-    at_first = balls.ball(norm, eps)._replace(sample=lambda key, shape: jnp.zeros(shape))
     return projected.ascend(
         jax.random.key(0),
         model,
@@ -56,13 +55,14 @@ def _kfgsm(model, x, y, eps, size, decay, near, *, norm, steps):
         y,
         lambda keys, z, y: (),
         lambda z, y, _: potential(model, z, y, decay, near),
-        ball=at_first,
         norm=norm,
+        eps=eps,
         size=size,
         steps=steps,
         restarts=1,
         refresh=0,
         searches=0,
+        at_random=False,
     )
 
 

@@ -48,7 +48,7 @@ def unsquash(image: Images) -> Images:
 
 def nothing(x: Images) -> Best:
     """None found yet."""
-    return Best(x, jnp.full(len(x), jnp.inf))
+    return Best(x, jnp.full(len(x), jnp.inf, x.dtype))
 
 
 def keep(best: Best, x: Images, image: Images, fooled) -> Best:
@@ -117,8 +117,8 @@ def search(
         since = jnp.where(fooled, number + 1, bracket.fooled)
         return (better(best, own), Bracket(following, lower, upper, since)), None
 
-    start = jnp.full(len(x), constant)
+    start = jnp.full(len(x), constant, x.dtype)
     unknown = Bracket(
         start, jnp.zeros_like(start), jnp.full_like(start, jnp.inf), jnp.zeros(len(x), jnp.int32)
     )
-    return lax.scan(round_, (nothing(x), unknown), jnp.arange(rounds))[0][0]
+    return lax.scan(round_, (nothing(x), unknown), jnp.arange(rounds, dtype=jnp.int32))[0][0]

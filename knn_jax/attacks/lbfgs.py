@@ -126,8 +126,9 @@ def descend(loss: Callable[[Images], Float[Array, " batch"]], z: Images, steps: 
 
         gradient, value = jax.grad(total, has_aux=True)(z)
         direction: Any
-        with jax.numpy_dtype_promotion("standard"):
-            direction, memory = jax.vmap(optimizer.update)(gradient, memory, z)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes types
+            found = jax.vmap(optimizer.update)(gradient, memory, z)
+        direction, memory = jax.tree.map(lambda a, b: a.astype(b.dtype), found, (gradient, memory))
         descends = slopes(gradient, direction) > 0
         direction = -jnp.where(balls.over(descends, z.shape), direction, gradient)
         return Descent(z, value, gradient, direction, jnp.ones_like(value), memory)

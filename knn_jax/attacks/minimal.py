@@ -54,7 +54,7 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
         def where(condition, image, other):
             return jnp.where(balls.over(condition, x.shape), image, other)
 
-        nothing = x, jnp.full(len(x), jnp.inf)
+        nothing = x, jnp.full(len(x), jnp.inf, x.dtype)
 
         def fooled(image):
             return model.margin(image, y) <= 0
@@ -71,7 +71,7 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
 
             def step(number, carry, references):
                 best, image, radius = carry
-                progress = number / max(steps - 1, 1)
+                progress = jnp.asarray(number, x.dtype) / max(steps - 1, 1)
                 temperature = 3.0 * (0.1 / 3.0) ** progress
                 shrink = 0.1 * (1 - progress) + 0.005 * progress
                 stride = 0.3 + 0.2 * jnp.cos(jnp.pi * progress)

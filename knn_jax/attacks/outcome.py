@@ -69,7 +69,7 @@ def check(model: Any, x: Any, y: Any) -> tuple[Images, Labels]:
 
 def voting(model: Any) -> None:
     """Raises ValueError for a classifier without rows that vote."""
-    if not hasattr(model, "labels"):
+    if not hasattr(model, "banks"):
         name = type(model).__name__
         raise ValueError(f"{name} has no rows that vote, which this attack needs: give classifiers.knn")
 
@@ -101,7 +101,7 @@ def halve(fooled: Callable[[Images], Any], x: Images, image: Images) -> Images:
         wrong = fooled(x + balls.over(middle, x.shape) * (image - x))
         return jnp.where(wrong, low, middle), jnp.where(wrong, middle, high)
 
-    ends = jnp.zeros(len(x)), jnp.ones(len(x))
+    ends = jnp.zeros(len(x), x.dtype), jnp.ones(len(x), x.dtype)
     high = lax.fori_loop(0, HALVINGS, half, ends)[1]
     return x + balls.over(high, x.shape) * (image - x)
 

@@ -93,7 +93,6 @@ def _pgd(key, model, source, x, y, eps, size, temperature, loss, *, norm, steps,
             return loss(z, y)
         return -outcome.lead(model, source.soft_votes(z, references, temperature), y)
 
-    ball = balls.ball(norm, eps)
     return ascend(
         key,
         model,
@@ -101,8 +100,8 @@ def _pgd(key, model, source, x, y, eps, size, temperature, loss, *, norm, steps,
         y,
         retrieve,
         surrogate,
-        ball=ball,
         norm=norm,
+        eps=eps,
         size=size,
         steps=steps,
         restarts=restarts,
@@ -119,20 +118,22 @@ def ascend(
     retrieve: Callable[..., Any],
     loss: Callable[..., Float[Array, " batch"]],
     *,
-    ball: balls.Ball,
-    norm: balls.Norm,
+    norm: Any,  # balls.ball refuses what is none
+    eps: Array,
     size: Array,
     steps: int,
     restarts: int,
     refresh: int,
     searches: int = 1,
+    at_random: bool = True,
 ) -> Found:
     """The ascent of `pgd` with what it needs of a batch: retrieved, and its loss. Inside a jit.
 
     `retrieve(keys, images, y)` is asked at x, or where `refresh` is above 0 at every so many steps; it
-    computes features `searches` times. `loss(images, y, retrieved)` gives what is ascended.
+    computes features `searches` times. `loss(images, y, retrieved)` gives what is ascended. Starts are
+    `at_random` in the ball, or x. A norm above eps by rounding is told as eps.
     """
-    period = refresh or steps
+    ball, period = balls.ball(norm, eps), refresh or steps
 
     def batch(place, x, y):
         keys = outcome.keys(key, place)
@@ -151,7 +152,7 @@ def ascend(
 
         def restart(best, number):
             sample = jax.vmap(lambda k: ball.sample(jax.random.fold_in(k, number), (1, *x.shape[1:])))
-            x_adv = jnp.clip(x + sample(keys)[:, 0], 0.0, 1.0)
+            x_adv = jnp.clip(x + sample(keys)[:, 0], 0.0, 1.0) if at_random else x
 
             def climb(carry, first):
                 best, x_adv = carry
@@ -170,6 +171,8 @@ def ascend(
     image = in_tiles(batch, outcome.fitting(held))(jnp.arange(len(x)), x, y)
     periods = -(-steps // period) * restarts
     retrievals = periods if refresh else 1
-    return outcome.judge(
+    found = outcome.judge(
         model, x, y, image, norm, steps * restarts, periods + searches * retrievals + 1
     )
+    # Rounding takes an image at the rim of the ball to either side of it.
+    return found._replace(norm=jnp.where(found.success, jnp.minimum(found.norm, eps), found.norm))

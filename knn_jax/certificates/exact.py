@@ -81,15 +81,17 @@ def exact(model: Any, x: Images, y: Labels, *, lipschitz: float = 1.0, box: bool
     if model.k % 2 == 0:
         raise ValueError(f"k={model.k}: exact is for odd k; voronoi bounds the radius for any k")
     if box and not _pixels(model):
-        raise ValueError("box=True is for features that are the pixels, x.reshape(len(x), -1)")
+        raise ValueError(
+            "box=True is for features that are the pixels, x.reshape(len(x), -1), which must be known: "
+            "inside jit let the function close over the classifier"
+        )
     return _exact(model, x, y, jnp.float32(lipschitz), box=box)
 
 
 def _pixels(model):
     (bank,), images = model.banks, model.images
-    if isinstance(bank, Tracer) or isinstance(images, Tracer):
-        return bank.size == images.size
-    return np.array_equal(bank, np.reshape(images, (len(images), -1)))
+    traced = isinstance(bank, Tracer) or isinstance(images, Tracer)
+    return not traced and np.array_equal(bank, np.reshape(images, (len(images), -1)))
 
 
 @functools.partial(jax.jit, static_argnames="box")

@@ -12,7 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from knn_jax import classifiers, neighbors
 
-FEATURE_ERROR = 2.0**-20  # of computed features, relative to the largest norm among them
+# Of features computed in full float32, relative to the largest norm among them. Accelerators take less
+# unless told, by jax.default_matmul_precision("highest") around the features.
+FEATURE_ERROR = 2.0**-20
 
 
 class Sides(NamedTuple):
@@ -48,10 +50,9 @@ def check(model: Any, x: Any, y: Any, lipschitz: float):
     """The images and labels in their types; raises ValueError for what cannot be certified."""
     if len(model.banks) != 1:
         raise ValueError(f"certificates cover one tap and the classifier has {len(model.banks)}")
-    if model.metric != neighbors.Euclidean():
-        raise ValueError(
-            f"certificates are of Euclidean distances and the classifier has {model.metric}"
-        )
+    if model.metric != neighbors.Euclidean() or model.unit:
+        given = "cosine, whose unit vectors no constant covers" if model.unit else model.metric
+        raise ValueError(f"certificates are of Euclidean distances and the classifier has {given}")
     if not 0 < lipschitz < float("inf"):
         raise ValueError(f"lipschitz={lipschitz}: give the constant of the features, above 0")
     x = classifiers.check_images(x)

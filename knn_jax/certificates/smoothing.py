@@ -90,13 +90,13 @@ def _counts(key, model, x, sigma, samples):
 
         def noisy(image, key):
             own = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
-            noise = jax.vmap(lambda one: jax.random.normal(one, image.shape))(own)
+            noise = jax.vmap(lambda one: jax.random.normal(one, image.shape, image.dtype))(own)
             return image[None] + sigma * noise
 
         images = jax.vmap(noisy)(x, keys)
         classes = model.predict(images.reshape(-1, *x.shape[1:])).reshape(len(x), together)
         votes = jax.nn.one_hot(classes, model.classes, dtype=jnp.int32)
-        return total + jnp.sum(votes, 1, where=(numbers < samples)[None, :, None])
+        return total + jnp.sum(votes, 1, jnp.int32, where=(numbers < samples)[None, :, None])
 
     nothing = jnp.zeros((len(x), model.classes), jnp.int32)
     return lax.fori_loop(0, -(-samples // together), add, nothing)

@@ -55,6 +55,7 @@ class KNN(Decision):
     metric: neighbors.Euclidean | neighbors.Subspaces = dataclasses.field(
         default=L2, metadata={"static": True}
     )
+    unit: bool = dataclasses.field(default=False, metadata={"static": True})  # features are: cosine
 
     def first(self, x: Images) -> Float[Array, "batch dim"]:
         """The features of the first tap."""
@@ -80,7 +81,8 @@ class KNN(Decision):
         votes; see `neighbors.soft_votes`.
         """
         squared = self.squared_distances(x, references)
-        return sum((neighbors.soft_votes(d, self.k, temperature) for d in squared), jnp.zeros(()))
+        first, *others = (neighbors.soft_votes(d, self.k, temperature) for d in squared)
+        return sum(others, first)
 
     def squared_distances(
         self, x: Images, references: References
@@ -171,7 +173,7 @@ def knn(
                 raise ValueError(f"{name}: the features of bank row {bad[0]} are NaN or infinite")
     classes = int(np.asarray(labels).max()) + 1
     apart = metric if isinstance(metric, neighbors.Subspaces) else L2
-    return KNN(every, banks, images, labels, k, classes, apart)
+    return KNN(every, banks, images, labels, k, classes, apart, metric == "cosine")
 
 
 def joined(*functions: Features) -> Partial:

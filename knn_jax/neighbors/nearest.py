@@ -49,7 +49,12 @@ def search(
     if isinstance(bank, Sharded) and not (only is None and without is None):
         labels = bank.labels if labels is None else labels[jnp.maximum(bank.index, 0)]
     check(query, bank, k, metric, labels, only, without)
-    eligible, part = Eligible(labels, only, without), functools.partial(search_part, metric, coarse)
+    return _search(metric, coarse, query, bank, k, Eligible(labels, only, without))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 4), inline=True)  # a caller's program stays as it was
+def _search(metric, coarse, query, bank, k, eligible):
+    part = functools.partial(search_part, metric, coarse)
     if isinstance(bank, Sharded) and len(query):
         return sharded.search_parts(part, query, bank, k, eligible)
     return part(query, bank, k, eligible)

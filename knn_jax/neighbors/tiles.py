@@ -40,7 +40,11 @@ def gathered(numbers: int) -> int:
 
 
 def in_tiles(function, tile: int):
-    """`function` of batched arrays, applied to at most `tile` examples at a time, in equal tiles."""
+    """`function` of batched arrays, applied to at most `tile` examples at a time, in equal tiles.
+
+    Neighbours in a batch go to different tiles, so that where the batch lies on several devices each
+    has its part of every tile.
+    """
 
     def tiled(*args):
         count = jax.tree.leaves(args)[0].shape[0]
@@ -53,9 +57,11 @@ def in_tiles(function, tile: int):
             if tiles * size > count:
                 padding = jnp.broadcast_to(leaf[:1], (tiles * size - count, *leaf.shape[1:]))
                 leaf = jnp.concatenate([leaf, padding])
-            return leaf.reshape(tiles, size, *leaf.shape[1:])
+            return leaf.reshape(size, tiles, *leaf.shape[1:]).swapaxes(0, 1)
 
-        out = lax.map(lambda args: function(*args), jax.tree.map(split, args))
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], out)
+        def join(leaf):
+            return leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:])[:count]
+
+        return jax.tree.map(join, lax.map(lambda args: function(*args), jax.tree.map(split, args)))
 
     return tiled
