@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import victims
 from banks import brute, same
 from compiled import AS_USERS
 
-from knn_jax import mesh, neighbors
+from knn_jax import attacks, certificates, classifiers, mesh, neighbors
 
 pytestmark = pytest.mark.usefixtures("quick")
 MESHES = [1, 2, 4]  # parts of the rows; the queries are in 4, 2, 1
@@ -257,6 +258,37 @@ def collectives(text):
         if re.fullmatch(COLLECTIVE + "(?:-start)?", operation):
             operands = re.findall(r"%[\w.-]+", rest.split("), ")[0])
             yield operation, max(sizes[name], sum(sizes[operand] for operand in operands))
+
+
+def test_rows_are_taken_by_their_numbers_and_the_bank_stays_where_it_is():
+    """Of one process, and of two with 3 and 4 rows in parts of 2."""
+    rows = np.arange(21.0, dtype=np.float32).reshape(7, 3)
+    one = neighbors.shard(rows, made(4))
+    padded = jnp.asarray(np.insert(rows, 3, -1.0, 0))
+    two = dataclasses.replace(one, rows=jax.device_put(padded, one.rows.sharding), firsts=(0, 3))
+    index = jnp.array([[6, 0], [3, 2]], jnp.int32)
+    for shards in (one, two):
+        np.testing.assert_array_equal(jax.jit(lambda s, i: s[i])(shards, index), rows[index])
+    large = neighbors.shard(np.zeros((8192, 64), np.float32), made(4))
+    text = jax.jit(lambda s, i: s[i]).lower(large, index).compile().as_text()
+    assert all(numbers <= 4 * 64 for _, numbers in collectives(text))
+
+
+def test_a_classifier_over_devices_decides_and_is_attacked_as_on_one():
+    model, x, y = victims.digits()
+    x, y, shards = x[:4], y[:4], classifiers.shard(model, made(4))
+    np.testing.assert_array_equal(shards.votes(x), model.votes(x))
+    attack = functools.partial(attacks.minimum_norm, jax.random.key(0), steps=3, starts=3)
+    one, many = attack(model, x, y), attack(shards, x, y)
+    np.testing.assert_allclose(many.image, one.image, atol=1e-6)
+    np.testing.assert_allclose(many.norm, one.norm, atol=1e-6)
+    for whole in (
+        functools.partial(attacks.kfgsm, jax.random.key(0), eps=0.1),
+        functools.partial(attacks.dknn, jax.random.key(0), eps=0.1),
+        certificates.voronoi,
+    ):
+        with pytest.raises(ValueError, match="the bank is over several devices"):
+            whole(shards, x, y)
 
 
 def test_each_device_has_its_part_of_every_tile_of_a_batch():

@@ -42,7 +42,7 @@ def dknn(
     Raises ValueError for images outside [0, 1], labels out of range and numbers that are too small.
     """
     x, y = outcome.check(model, x, y)
-    outcome.voting(model)
+    outcome.voting(model, whole=True)
     size = projected.check(eps, steps, eps / 4 if step_size is None else step_size, restarts, 0)
     count = model.k if guides is None else guides
     if not (count > 0 and slope > 0):

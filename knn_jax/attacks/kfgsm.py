@@ -40,7 +40,7 @@ def kfgsm(
     """
     del key
     x, y = outcome.check(model, x, y)
-    outcome.voting(model)
+    outcome.voting(model, whole=True)
     size = projected.check(eps, steps, eps / 10 if step_size is None else step_size, 1, 0)
     force = jnp.float32(decay), jnp.float32(near)
     return _kfgsm(model, x, y, jnp.float32(eps), size, *force, norm=norm, steps=steps)

@@ -10,7 +10,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from knn_jax import balls, classifiers, losses
+from knn_jax import balls, classifiers, losses, neighbors
 from knn_jax.classifiers import Images, Labels
 
 REFERENCES = 2**26  # floats of references that a batch of images may hold: 256 MB
@@ -67,11 +67,16 @@ def check(model: Any, x: Any, y: Any) -> tuple[Images, Labels]:
     return x, classifiers.check_labels(y, len(x), getattr(model, "classes", jnp.iinfo(jnp.int32).max))
 
 
-def voting(model: Any) -> None:
-    """Raises ValueError for a classifier without rows that vote."""
+def voting(model: Any, *, whole: bool = False) -> None:
+    """Raises ValueError for a classifier without rows that vote, or a bank that must be `whole` and is
+    spread over devices."""
     if not hasattr(model, "banks"):
         name = type(model).__name__
         raise ValueError(f"{name} has no rows that vote, which this attack needs: give classifiers.knn")
+    if whole and any(isinstance(bank, neighbors.Sharded) for bank in model.banks):
+        raise ValueError(
+            "the bank is over several devices and this attack goes over all of it: give knn's"
+        )
 
 
 def positive(**numbers: Any) -> None:

@@ -53,6 +53,8 @@ def check(model: Any, x: Any, y: Any, lipschitz: float):
     if model.metric != neighbors.Euclidean() or model.unit:
         given = "cosine, whose unit vectors no constant covers" if model.unit else model.metric
         raise ValueError(f"certificates are of Euclidean distances and the classifier has {given}")
+    if isinstance(model.banks[0], neighbors.Sharded):
+        raise ValueError("the bank is over several devices: certificates are for that of knn itself")
     if not 0 < lipschitz < float("inf"):
         raise ValueError(f"lipschitz={lipschitz}: give the constant of the features, above 0")
     x = classifiers.check_images(x)

@@ -1,7 +1,7 @@
 """Classifiers that decide by neighbours: what attacks and certificates are given."""
 
 from knn_jax.classifiers.check import Images, Labels, check_images, check_labels, check_top
-from knn_jax.classifiers.knn import BATCH, FAR, KNN, Guides, References, knn
+from knn_jax.classifiers.knn import BATCH, FAR, KNN, Guides, References, knn, shard
 from knn_jax.classifiers.network import Network, network
 from knn_jax.classifiers.prototypes import Prototypes, prototypes
 from knn_jax.classifiers.retrieval import Held, Retrieval, retrieval
@@ -25,4 +25,5 @@ __all__ = [
     "network",
     "prototypes",
     "retrieval",
+    "shard",
 ]

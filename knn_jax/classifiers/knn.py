@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
+from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
@@ -174,6 +175,16 @@ def knn(
     classes = int(np.asarray(labels).max()) + 1
     apart = metric if isinstance(metric, neighbors.Subspaces) else L2
     return KNN(every, banks, images, labels, k, classes, apart, metric == "cosine")
+
+
+def shard(model: KNN, mesh: Mesh) -> KNN:
+    """The classifier with its banks over the devices of a `knn_jax.mesh.make`.
+
+    It decides as before, and so do the attacks that retrieve rows; `attacks.kfgsm` and `dknn`, which go
+    over the whole bank, and certificates refuse it. With several processes each gives its own rows to
+    `neighbors.shard` instead.
+    """
+    return dataclasses.replace(model, banks=tuple(neighbors.shard(bank, mesh) for bank in model.banks))
 
 
 def joined(*functions: Features) -> Partial:

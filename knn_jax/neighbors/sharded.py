@@ -27,6 +27,15 @@ class Sharded:
     labels: Any  # (padded row,) or None
     count: int = dataclasses.field(metadata={"static": True})
     mesh: Mesh = dataclasses.field(metadata={"static": True})
+    firsts: tuple[int, ...] = dataclasses.field(metadata={"static": True})  # each process's first row
+
+    def __getitem__(self, index: Int[Array, "..."]) -> Array:
+        """The rows of these numbers, on every device: each adds those that it holds."""
+        held = self.rows.shape[0] // len(self.firsts)
+        firsts = jnp.asarray(self.firsts, index.dtype)
+        process = jnp.searchsorted(firsts, index, side="right").astype(index.dtype) - 1
+        rows = self.rows[index - firsts[process] + held * process]
+        return lax.with_sharding_constraint(rows, whole(self.mesh))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -56,7 +65,8 @@ def shard(
         )
     local = len(bank)
     counts = np.ravel(multihost_utils.process_allgather(np.int32(local))) if processes > 1 else [local]
-    count, before = int(np.sum(counts)), int(np.sum(counts[: jax.process_index()]))
+    count, firsts = int(np.sum(counts)), tuple(int(n) for n in np.cumsum([0, *counts[:-1]]))
+    before = firsts[jax.process_index()]
     if count == 0:
         raise ValueError("the bank is empty: give it at least one row")
     each = -(-int(np.max(counts)) // (parts // processes))  # rows of a part
@@ -75,9 +85,8 @@ def shard(
         return jax.make_array_from_callback(shape, sharding, part)
 
     index = before + np.arange(local, dtype=np.int32)
-    return Sharded(
-        spread(bank, 0), spread(index, -1), None if labels is None else spread(labels, -1), count, mesh
-    )
+    of_rows = None if labels is None else spread(labels, -1)
+    return Sharded(spread(bank, 0), spread(index, -1), of_rows, count, mesh, firsts)
 
 
 def search_parts(
