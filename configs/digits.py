@@ -23,4 +23,5 @@ def get_config() -> config.Config:
             radii=(0.05, 0.1, 0.25, 0.5, 1.0),
             radii_linf=(0.05, 0.1, 0.15, 0.2),
         ),
+        analyze=config.Analyze(neighbors=300),
     )

@@ -97,6 +97,10 @@ def _check_net(knobs: config.Net) -> None:
 
 def _check_attacks(knobs: config.Attack) -> None:
     """Raises ValueError for an attack with none of the norms, and a source that none follows."""
+    for name in ("radii", "radii_linf"):
+        radii = getattr(knobs, name)
+        if not all(radius >= 0 for radius in radii):
+            raise ValueError(f"attack.{name}={radii}: each must be 0 or more")
     runs = kinds.runs(knobs)
     for name in knobs.names:
         if name not in {run.name for run in runs}:

@@ -74,7 +74,10 @@ def measured(report: dict[str, Any]) -> list[list[tuple[str, ...]]]:
             *(("agreed", "fell"), ("agreed", "resisted")),
         )
         lines = [
-            (a["name"], *("" if a[of][which] is None else f"{a[of][which]:.3f}" for of, which in both))
+            (
+                f"{a['name']}, {a['norm']}",
+                *("" if a[of][which] is None else f"{a[of][which]:.3f}" for of, which in both),
+            )
             for a in asked
         ]
         tables.append([head, *lines])

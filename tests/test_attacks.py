@@ -257,6 +257,13 @@ def test_an_image_wrong_already_is_left_alone(digits, name):
     assert found.success.all()
 
 
+def test_of_one_class_alone_every_image_is_right():
+    """And its lead is a number, where votes are integers too."""
+    model, x = pixels([[0.1] * 4, [0.9] * 4], [0, 0]), jnp.full((1, *SHAPE), 0.5)
+    assert model.margin(x, jnp.array([0])) > 0
+    assert not attacks.pgd(KEY, model, x, jnp.array([0]), eps=0.5, steps=1).success
+
+
 def test_where_nothing_can_fool_the_clean_image_comes_back():
     """Of three neighbours at most one is the only row of class 1."""
     model = pixels([[0.1 * i] * 4 for i in range(10)], [0] * 9 + [1], k=3)
@@ -303,6 +310,12 @@ GREY = jnp.full((2, *SHAPE), 0.5)
         (attacks.minimum_norm, {"y": jnp.array([0])}, "one integer for each of the 2 images"),
         (attacks.minimum_norm, {"norm": "l1"}, "norm 'l1': use 'l2' or 'linf'"),
         (attacks.pgd, {"eps": 0.1, "norm": "l1"}, "norm 'l1': use 'l2' or 'linf'"),
+        (
+            attacks.pgd,
+            {"eps": 0.1, "loss": lambda x, y: flat(x)},
+            r"the loss is \(2, 4\): one number",
+        ),
+        (attacks.pgd, {"eps": 0.1, "loss": lambda x, y: x.sum()}, r"the loss is \(\)"),
     ],
 )
 def test_what_cannot_be_attacked_is_refused(monkeypatch, attack, arguments, message):

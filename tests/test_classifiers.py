@@ -277,6 +277,8 @@ def nan_in_row_two(x):
         ({"features": lambda x: x}, r"tap 0: features of shape \(4, 2, 2, 1\).*flatten them"),
         ({"features": []}, "0 names for 0 taps"),
         ({"names": ("a", "b")}, "2 names for 1 taps"),
+        ({"metric": "Cosine"}, "metric='Cosine': use 'l2', 'cosine' or neighbors.Subspaces"),
+        ({"metric": "inner_product"}, "metric='inner_product'"),
     ],
 )
 def test_what_makes_no_classifier_is_refused(arguments, message):

@@ -324,6 +324,10 @@ def test_a_bank_of_halves_or_bytes_has_no_float32_copy(dtype):
             {"labels": jnp.arange(4), "only": jnp.arange(3), "without": jnp.arange(3)},
             "only= and without= exclude each other",
         ),
+        ({"labels": jnp.arange(3), "only": jnp.arange(3)}, r"labels of shape \(3,\): .* of 4 rows"),
+        ({"labels": jnp.arange(4), "only": jnp.arange(2)}, r"only of shape \(2,\): .* of 3 queries"),
+        ({"labels": jnp.arange(4), "without": jnp.arange(4)}, r"without of shape \(4,\)"),
+        ({"coarse": "bf16"}, "coarse='bf16' is none of bfloat16, tensorfloat32"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(arguments, message):

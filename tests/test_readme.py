@@ -80,6 +80,12 @@ def test_the_example_runs():
     assert names["near"].index.shape == (3, 75)
     assert names["found"].image.shape == names["x"].shape
     assert names["radius"].shape == (2,)
+    own = README.split("An attack of your own")[1].split("```python")[1].split("```")[0]
+    exec("import jax.numpy as jnp\n" + own, names)
+    beside = jnp.clip(images + 0.02, 0, 1)  # on a row itself its vote has no slope
+    found = names["one_step"](jax.random.key(0), names["nearest"], beside, names["labels"], eps=0.3)
+    assert (found.norm[found.success] <= 0.3 + 1e-6).all()
+    assert found.success.any()
 
 
 def test_every_recipe_is_listed():

@@ -240,6 +240,6 @@ def test_several_trials_are_told_by_mean_and_interval_and_ask_by_what_it_tells(d
     assert row[-2].split("  ")[0] == "0.5: 0.500 ± 1.271"
     [(head, line)] = pages.measured(told)
     assert dict(zip(head, line, strict=True)) == {
-        **{"attack": "ask", "information, clean": "1.500", "adversarial": "-0.500"},
+        **{"attack": "ask, l2", "information, clean": "1.500", "adversarial": "-0.500"},
         **{"agreed: fell": "0.333", "resisted": "1.000"},
     }

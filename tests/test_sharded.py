@@ -338,6 +338,13 @@ def test_what_cannot_be_answered_is_refused(arguments, message):
         unchecked(**{"query": jnp.zeros((3, 2)), "bank": shards, "k": 1} | arguments)
 
 
+@pytest.mark.parametrize("count", [4, 6])
+def test_labels_are_one_for_each_row(count):
+    unchecked = inspect.unwrap(neighbors.shard)  # by jaxtyping, whose error would come first
+    with pytest.raises(ValueError, match=rf"labels of shape \({count},\): one for each of 5 rows"):
+        unchecked(np.zeros((5, 2), np.float32), made(2), np.zeros(count, np.int32))
+
+
 def test_an_empty_bank_is_refused():
     with pytest.raises(ValueError, match="the bank is empty"):
         neighbors.shard(np.zeros((0, 2), np.float32), made(4))

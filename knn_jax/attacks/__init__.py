@@ -12,7 +12,7 @@ from knn_jax.attacks.imitated import adv_knn, imitate
 from knn_jax.attacks.kfgsm import kfgsm
 from knn_jax.attacks.lbfgs import lbfgs
 from knn_jax.attacks.minimal import minimum_norm
-from knn_jax.attacks.outcome import Found
+from knn_jax.attacks.outcome import Found, judge
 from knn_jax.attacks.projected import pgd
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "ifgsm",
     "imitate",
     "information",
+    "judge",
     "kfgsm",
     "lbfgs",
     "minimum_norm",

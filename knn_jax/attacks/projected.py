@@ -90,7 +90,12 @@ def _pgd(key, model, source, x, y, eps, size, temperature, loss, *, norm, steps,
 
     def surrogate(z, y, references):
         if loss is not None:
-            return loss(z, y)
+            each = loss(z, y)
+            if each.shape != y.shape:
+                raise ValueError(
+                    f"the loss is {each.shape}: one number for each of {len(y)} images needed"
+                )
+            return each
         return -outcome.lead(model, source.soft_votes(z, references, temperature), y)
 
     return ascend(

@@ -147,9 +147,12 @@ def knn(
     batches, for a progress bar.
 
     Raises ValueError for images outside [0, 1] or not (row, height, width, channel), labels out of
-    range or a class without rows, a k the bank cannot answer, and features that are not finite.
+    range or a class without rows, a k the bank cannot answer, features that are not finite and unknown
+    metrics.
     """
     every = joined(*features) if isinstance(features, Sequence) else joined(features)
+    if not (metric in ("l2", "cosine") or isinstance(metric, neighbors.Subspaces)):
+        raise ValueError(f"metric={metric!r}: use 'l2', 'cosine' or neighbors.Subspaces(2)")
     if metric == "cosine":
         every = Partial(_units, every)
     rows = len(images)

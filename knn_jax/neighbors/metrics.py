@@ -148,6 +148,12 @@ def named(name: str) -> Metric:
     return NAMED[name]
 
 
+def check(coarse: str | None) -> None:
+    """Raises ValueError for a precision that there is not."""
+    if coarse is not None and coarse not in UNIT:
+        raise ValueError(f"coarse={coarse!r} is none of {', '.join(UNIT)}")
+
+
 def _product(query, rows, coarse: Coarse | None):
     """(query, row) inner products, as exact as the type is unless `coarse`."""
     if coarse == "bfloat16":

@@ -41,11 +41,13 @@ def search(
     that distances are exact for the values stored. A bank from `shard` is searched on all its devices
     at once, its own labels serving `only` and `without`. Distances are differentiable in `query` and
     `bank` (zero gradient at q = b); indices carry none. Memory is one tile of scores beside
-    O(query x k). Under `vmap` both ways run for every query: pass a batch instead.
+    O(query x k). Under `vmap` both ways run for every query: pass a batch instead. Rows and queries
+    must be finite, at which nothing looks: a NaN may displace what is nearer.
 
     Raises ValueError for a k that the bank cannot answer, shapes that do not fit and unknown metrics.
     """
     metric = metrics.named(metric) if isinstance(metric, str) else metric
+    metrics.check(coarse)
     if isinstance(bank, Sharded) and not (only is None and without is None):
         labels = bank.labels if labels is None else labels[jnp.maximum(bank.index, 0)]
     check(query, bank, k, metric, labels, only, without)
@@ -115,3 +117,10 @@ def check(query, bank, k, metric, labels, only, without) -> None:
         raise ValueError("labels go with only= or without=, and those with labels")
     if only is not None and without is not None:
         raise ValueError("only= and without= exclude each other: give one of them")
+    if labels is not None and not isinstance(bank, Sharded) and labels.shape != (rows,):
+        raise ValueError(f"labels of shape {labels.shape}: one for each of {rows} rows needed")
+    for name, asked in (("only", only), ("without", without)):
+        if asked is not None and asked.shape[:1] != query.shape[:1]:
+            raise ValueError(
+                f"{name} of shape {asked.shape}: one for each of {len(query)} queries needed"
+            )

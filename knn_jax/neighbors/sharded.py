@@ -69,6 +69,8 @@ def shard(
     before = firsts[jax.process_index()]
     if count == 0:
         raise ValueError("the bank is empty: give it at least one row")
+    if labels is not None and np.shape(labels) != (local,):
+        raise ValueError(f"labels of shape {np.shape(labels)}: one for each of {local} rows needed")
     each = -(-int(np.max(counts)) // (parts // processes))  # rows of a part
     start = jax.process_index() * (parts // processes) * each
 

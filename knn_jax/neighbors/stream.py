@@ -40,6 +40,7 @@ def stream(
     Raises ValueError as `search` does, and if the file of a memory map changes meanwhile.
     """
     metric = metrics.named(metric) if isinstance(metric, str) else metric
+    metrics.check(coarse)
     check(query, bank, k, metric, labels, only, without)
     count, dim = bank.shape
     if rows is not None and rows < 1:
