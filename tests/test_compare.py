@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from knn_jax import cli, compare, config, data, figures
-from knn_jax.figures import comparison
+from knn_jax.figures import canvas, comparison
 
 N = 5
 
@@ -136,7 +136,12 @@ def test_without_a_measured_run_the_way_to_it_is_told(finished, drawn, tmp_path,
 def test_a_run_without_a_source_stands_beside_with_the_attack_itself(finished, tmp_path, monkeypatch):
     lines = []
     real = comparison.steps
-    monkeypatch.setattr(comparison, "steps", lambda *of: (lines.append(of[2].tolist()), real(*of)))
+
+    def noted(*of, **reach):
+        lines.append(of[2].tolist())
+        real(*of, **reach)
+
+    monkeypatch.setattr(comparison, "steps", noted)
     own, held = [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]
     both = finished("both", {("fgsm", "l2"): own, ("fgsm on held", "l2"): held})
     compare.compare(str(tmp_path), [both, finished("one", {("fgsm", "l2"): own})])
@@ -177,3 +182,19 @@ def test_the_command_answers_in_one_line(monkeypatch, capsys, arguments, words):
     error = capsys.readouterr().err
     assert error.startswith(f"error: {words}")
     assert error.count("\n") == 1
+
+
+def test_what_resists_is_drawn_to_the_end():
+    drawn = []
+
+    class Axis:
+        def step(self, x, y, **_):
+            drawn.append((x.tolist(), y.tolist()))
+
+    for lengths, reach in (([0.5, np.inf], 2.0), ([0.5, 3.0], 2.0), ([0.5, np.inf], None)):
+        canvas.steps(Axis(), np.array([True, True]), np.array(lengths), "", "C0", reach=reach)
+    assert drawn == [
+        ([0, 0.5, 2], [1, 0.5, 0.5]),
+        ([0, 0.5, 3], [1, 0.5, 0]),
+        ([0, 0.5], [1, 0.5]),
+    ]

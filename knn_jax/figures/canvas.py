@@ -49,12 +49,15 @@ def steps(
     label: str,
     color: str,
     line: str = "-",
+    reach: float | None = None,
 ) -> None:
-    """The share of examples that are correct and whose length is above each value."""
+    """The share of examples that are correct and whose length is above each value, up to `reach` at
+    least where some have none."""
     lengths = np.where(correct[: len(lengths)], lengths, 0.0)
     finite = np.sort(lengths[np.isfinite(lengths) & (lengths > 0)])
     start = np.mean(lengths > 0)
-    share = start - np.arange(1, len(finite) + 1) / len(lengths)
-    axis.step(
-        np.r_[0, finite], np.r_[start, share], where="post", label=label, color=color, linestyle=line
-    )
+    share = np.r_[start, start - np.arange(1, len(finite) + 1) / len(lengths)]
+    ends = np.r_[0, finite]
+    if reach is not None and reach > ends[-1]:
+        ends, share = np.r_[ends, reach], np.r_[share, share[-1]]
+    axis.step(ends, share, where="post", label=label, color=color, linestyle=line)

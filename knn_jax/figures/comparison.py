@@ -50,7 +50,8 @@ def accuracy(runs: Sequence[Any], norm: balls.Norm) -> bytes:
             if lengths is not None:
                 right = run.right[: len(lengths)]
                 lengths = lengths[: len(right)]
-                steps(axis, right, lengths, _label(run.report).replace("\n", ": "), f"C{i}")
+                label = _label(run.report).replace("\n", ": ")
+                steps(axis, right, lengths, label, f"C{i}", reach=reach)
         axis.set(
             title=name, xlabel=f"{norm} norm of the perturbation", ylabel="accuracy", ylim=(0, 1.02)
         )
