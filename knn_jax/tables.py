@@ -39,7 +39,7 @@ class Figure(NamedTuple):
 
 
 class Told(NamedTuple):
-    """All that is to be said of a report; each list may be empty, in order of strength otherwise."""
+    """All that is to be said of a report; each list may be empty."""
 
     reported: list[Figure]
     reproduced: list[Figure]
