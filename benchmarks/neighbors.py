@@ -36,7 +36,7 @@ from jax import lax
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rivals import HIGHEST, ON_CPU, ON_GPU, RIVALS, Compiled
+from searches import HIGHEST, ON_CPU, ON_GPU, RIVALS, Compiled
 
 from knn_jax import progress
 from knn_jax.workdir import whole

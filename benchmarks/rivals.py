@@ -1,141 +1,118 @@
-"""The rivals of the exact search, and ours.
+"""Other implementations of paper 2's attacks, on paper 1's network in PyTorch."""
 
-Each is given query and bank as JAX arrays, and returns what runs once: () -> (distance, index).
-"""
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import functools
-import time
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from knn_jax import neighbors
-
-SCORES = 2**28  # floats: rivals that store their scores do so for this many at a time, 1 GB
-HIGHEST = lax.Precision.HIGHEST
-
-
-class Compiled:
-    """A function compiled for its arguments; a call runs it."""
-
-    def __init__(self, function, *args):
-        start = time.perf_counter()
-        self.program = jax.jit(function).lower(*args).compile()
-        self.seconds = time.perf_counter() - start
-        self.args = args
-        memory = self.program.memory_analysis()
-        self.bytes = memory and memory.temp_size_in_bytes + memory.output_size_in_bytes
-
-    def __call__(self):
-        return self.program(*self.args)
-
-
-def ours(query, bank, k, subspaces=1, **options):
-    if subspaces > 1:
-        options["metric"] = neighbors.Subspaces(subspaces)
-    return Compiled(functools.partial(neighbors.search, k=k, **options), query, bank)
-
-
-def faiss_cpu(query, bank, k, threshold):
-    import faiss
-
-    query, bank = np.asarray(query), np.asarray(bank)
-
-    def run():
-        faiss.cvar.distance_compute_blas_threshold = threshold  # the two paths take turns
-        squared, index = faiss.knn(query, bank, k)
-        return np.sqrt(squared), index
-
-    return run
-
-
-def faiss_gpu(query, bank, k):
-    import faiss
-
-    if not hasattr(faiss, "StandardGpuResources"):
-        raise ImportError("this faiss has no GPU part")
-    import faiss.contrib.torch_utils  # lets it take and return tensors on the GPU
+try:
+    import foolbox
     import torch
+    from scipy.optimize import fmin_l_bfgs_b
+except ImportError as error:
+    raise SystemExit(f"{error.name} is missing: pip install foolbox torch scipy") from None
 
-    query = torch.from_dlpack(query)
-    index = faiss.GpuIndexFlatL2(faiss.StandardGpuResources(), bank.shape[1])
-    index.add(torch.from_dlpack(bank))
-
-    def run():
-        squared, found = index.search(query, k)
-        squared.sqrt_()
-        torch.cuda.synchronize()
-        return squared, found
-
-    return run
+LAYERS = ((1, 64, 8, 2, 3), (64, 128, 6, 2, 3), (128, 128, 5, 1, 0))  # channels, size, stride, padding
 
 
-def sklearn(query, bank, k):
-    from sklearn.neighbors import NearestNeighbors
+class Rivals:
+    """Each attack returns the L2 norms (image,) that it finds, inf where it finds none."""
 
-    query = np.asarray(query)
-    fitted = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(np.asarray(bank))
-    return lambda: fitted.kneighbors(query)
+    def __init__(
+        self,
+        weights: Mapping[str, np.ndarray],
+        logits: Callable,
+        x: np.ndarray,
+        y: np.ndarray,
+        threads: int,
+    ):
+        """`weights` are a state dict of the network, `logits` its function in JAX, x NHWC."""
+        torch.set_num_threads(threads)
+        network = torch.nn.Sequential()
+        for layer in LAYERS:
+            network.extend([torch.nn.Conv2d(*layer), torch.nn.ReLU()])
+        network.extend([torch.nn.Flatten(), torch.nn.Linear(2048, 10)])
+        names = [
+            f"{layer}.{kind}"
+            for layer in ("conv1", "conv2", "conv3", "fc")
+            for kind in ("weight", "bias")
+        ]
+        state = {
+            own: torch.tensor(weights[name])
+            for own, name in zip(network.state_dict(), names, strict=True)
+        }
+        network.load_state_dict(state)
+        self.network = network.eval().requires_grad_(False)
+        self.model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
+        self.x, self.y = _nchw(x), torch.tensor(y).long()
+        self.in_jax = foolbox.JAXModel(logits, bounds=(0, 1)), x, y
 
+    def _norms(self, image: Any, fooled: Any) -> np.ndarray:
+        norms = (image - self.x).flatten(1).norm(dim=1)
+        return torch.where(fooled, norms, torch.inf).numpy()
 
-def torch_topk(query, bank, k):
-    import torch
+    def _least(self, attack: Any, sizes: int) -> np.ndarray:
+        grid = np.linspace(0, 1, sizes + 1)[1:].tolist()
+        images, _, fooled = attack(self.model, self.x, self.y, epsilons=grid)
+        return np.min([self._norms(*pair) for pair in zip(images, fooled, strict=True)], 0)
 
-    query, bank = torch.from_dlpack(query), torch.from_dlpack(bank)
+    def fgsm(self, sizes: int) -> np.ndarray:
+        return self._least(foolbox.attacks.LinfFastGradientAttack(), sizes)
 
-    def run():
-        norm = torch.linalg.vector_norm(bank, dim=1).square()
-        found = []
-        for part in query.split(max(1, SCORES // len(bank))):
-            score, index = torch.addmm(norm, part, bank.T, alpha=-2).topk(k, largest=False)
-            squared = score + part.square().sum(1, keepdim=True)
-            found.append((squared.clamp(min=0).sqrt(), index))
-        distance, index = (torch.cat(leaves) for leaves in zip(*found, strict=True))
-        if distance.is_cuda:
-            torch.cuda.synchronize()
-        return distance, index
+    def ifgsm(self, sizes: int, steps: int) -> np.ndarray:
+        attack = foolbox.attacks.LinfBasicIterativeAttack(steps=steps, rel_stepsize=1 / steps)
+        return self._least(attack, sizes)
 
-    return run
+    def deepfool(self) -> np.ndarray:
+        attack = foolbox.attacks.L2DeepFoolAttack()
+        image, _, fooled = attack(self.model, self.x, self.y, epsilons=None)
+        return self._norms(image, fooled)
 
+    def deepfool_in_jax(self) -> np.ndarray:
+        """By Foolbox's JAXModel, whose operations run one by one."""
+        import jax.numpy as jnp
 
-def jax_topk(query, bank, k):
-    def search(query, bank):
-        norm = jnp.square(bank).sum(1)
-
-        def one(query):  # batched by lax.map
-            score, index = lax.top_k(2 * jnp.matmul(query, bank.T, precision=HIGHEST) - norm, k)
-            return jnp.sqrt(jnp.maximum(jnp.square(query).sum() - score, 0)), index
-
-        return lax.map(one, query, batch_size=max(1, min(len(query), SCORES // len(bank))))
-
-    return Compiled(search, query, bank)
-
-
-def matmul(query, bank, k):
-    """No search: the best score of each query, so that the scores need not be stored."""
-    widest = 100 if jax.default_backend() == "cpu" else SCORES // len(bank)
-    tile = max(1, min(len(query), widest))
-
-    def best(query, bank):
-        return lax.map(
-            lambda query: jnp.matmul(query, bank.T, precision=HIGHEST).max(), query, batch_size=tile
+        model, x, y = self.in_jax
+        image, _, fooled = foolbox.attacks.L2DeepFoolAttack()(
+            model, jnp.asarray(x), jnp.asarray(y), epsilons=None
         )
+        norms = np.linalg.norm((np.asarray(image) - x).reshape(len(x), -1), axis=1)
+        return np.where(np.asarray(fooled), norms, np.inf)
 
-    return Compiled(best, query, bank)
+    def boundary(self, steps: int, starts: np.ndarray) -> np.ndarray:
+        attack = foolbox.attacks.BoundaryAttack(steps=steps)
+        found = attack(self.model, self.x, self.y, epsilons=None, starting_points=_nchw(starts))
+        return self._norms(found[0], found[2])
+
+    def lbfgs(self, rounds: int, steps: int) -> np.ndarray:
+        """Image by image; the constant grows tenfold until it fools, then is bisected."""
+        return np.array([self._lbfgs(x, y, rounds, steps) for x, y in zip(self.x, self.y, strict=True)])
+
+    def _lbfgs(self, x: Any, y: Any, rounds: int, steps: int) -> float:
+        scores = self.network(x[None])[0]
+        scores[y] = -torch.inf
+        target = scores.argmax()[None]
+        constant, failed, fooled, best = 1.0, 0.0, np.inf, np.inf
+
+        def loss(z):
+            z = torch.tensor(z, dtype=torch.float32).reshape(1, *x.shape).requires_grad_()
+            entropy = torch.nn.functional.cross_entropy(self.network(z), target)
+            value = torch.sum((z - x) ** 2) + constant * entropy
+            (gradient,) = torch.autograd.grad(value, z)
+            return value.item(), gradient.double().numpy().ravel()
+
+        for _ in range(rounds):
+            z = fmin_l_bfgs_b(
+                loss, x.double().numpy().ravel(), bounds=[(0, 1)] * x.numel(), maxiter=steps
+            )[0]
+            image = torch.tensor(z, dtype=torch.float32).reshape(1, *x.shape)
+            if self.network(image).argmax() != y:
+                fooled, best = constant, min(best, float(torch.norm(image - x)))
+            else:
+                failed = constant
+            constant = 10 * constant if fooled == np.inf else (failed + fooled) / 2
+        return best
 
 
-RIVALS = {
-    "ours": ours,
-    "ours_bfloat16": functools.partial(ours, coarse="bfloat16"),
-    "faiss_blas": functools.partial(faiss_cpu, threshold=1),
-    "faiss_direct": functools.partial(faiss_cpu, threshold=2**30),
-    "faiss_gpu": faiss_gpu,
-    "sklearn": sklearn,
-    "torch": torch_topk,
-    "jax": jax_topk,
-    "matmul": matmul,
-}
-ON_CPU = ("ours", "faiss_blas", "faiss_direct", "sklearn", "torch", "jax", "matmul")
-ON_GPU = ("ours", "ours_bfloat16", "faiss_gpu", "torch", "jax", "matmul")
+def _nchw(images: np.ndarray) -> Any:
+    return torch.tensor(images).permute(0, 3, 1, 2).contiguous()

@@ -30,10 +30,8 @@ def margin(
     """
     own = jax.nn.one_hot(y, scores.shape[1], dtype=bool)
     lowest = jnp.finfo if jnp.issubdtype(scores.dtype, jnp.floating) else jnp.iinfo
-    half = scores.dtype.type(
-        lowest(scores.dtype).min / 2
-    )  # of one class alone too the lead is a number
-    rest = jnp.where(own, half, scores)
+    least = scores.dtype.type(lowest(scores.dtype).min / 2)  # half: the lead over it is a number
+    rest = jnp.where(own, least, scores)
     rest = rest.max(1) if top == 1 else jax.lax.top_k(rest, top)[0][:, -1]
     return jnp.take_along_axis(scores, y[:, None], 1)[:, 0] - rest
 

@@ -133,3 +133,19 @@ def test_what_each_package_may_know(package, allowed):
 def test_config_is_imported_without_jax():
     check = "import sys, knn_jax.config; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT.parent, check=False).returncode == 0
+
+
+BENCHMARKS = ROOT.parent / "benchmarks"
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.name)
+def test_benchmarks_find_in_each_other_what_they_import(path):
+    """They are run by hand only, and with packages that the tests do not have."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        beside = BENCHMARKS / f"{getattr(node, 'module', None)}.py"
+        if isinstance(node, ast.ImportFrom) and beside.exists():
+            body = ast.parse(beside.read_text()).body
+            there = {getattr(made, "name", None) for made in body}
+            assigned = (made.targets for made in body if isinstance(made, ast.Assign))
+            there |= {target.id for some in assigned for target in some if isinstance(target, ast.Name)}
+            assert {alias.name for alias in node.names} <= there
