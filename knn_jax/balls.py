@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Shaped
 
 Norm = Literal["l2", "linf"]
 Delta = Float[Array, "batch *pixel"]
+Images = Float[Array, "batch height width channel"]
 Radius = float | Float[Array, "..."]
 
 
@@ -75,6 +76,17 @@ def l2(eps: Radius) -> Ball:
         return jnp.where(length > limit, delta * (limit / jnp.maximum(length, limit)), delta)
 
     return Ball(norm, sample, unit, project)
+
+
+def step(ball: Ball, clean: Images, x: Images, gradient: Images, size: Radius) -> Images:
+    """The step of projected gradient ascent from x, to [0, 1] and the ball around the clean image; by a
+    size below 0 of descent.
+
+    The last clip keeps the ball: moving towards the pixel box, which contains the clean image, never
+    moves away from it.
+    """
+    moved = x + over(size, x.shape) * ball.steepest(gradient)
+    return jnp.clip(clean + ball.project(moved - clean), 0.0, 1.0)
 
 
 def over(value: float | Shaped[Array, "..."], shape: tuple[int, ...]) -> Shaped[Array, "..."]:

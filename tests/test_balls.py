@@ -78,6 +78,18 @@ def test_steepest_has_norm_one_and_ascends_most(norm):
 
 
 @both
+@radii
+@pytest.mark.parametrize("size", [0.2, -3.0, jnp.array([1.0, 0.0, -0.5])], ids=["up", "down", "each"])
+def test_a_step_stays_an_image_in_the_ball_and_ascends(norm, eps, size):
+    """From the clean image, where the nearest point of both is no descent of the gradient."""
+    clean = jax.random.uniform(jax.random.key(5), SHAPE)
+    x = balls.step(balls.ball(norm, eps), clean, clean, deltas(4), size)
+    assert (lengths(norm, x - clean) <= np.asarray(eps) * (1 + 1e-6)).all()
+    assert ((x >= 0) & (x <= 1)).all()
+    assert (np.asarray(size) * np.sum((x - clean) * deltas(4), (1, 2, 3)) >= 0).all()
+
+
+@both
 def test_no_gradient_gives_no_step(norm):
     np.testing.assert_array_equal(balls.ball(norm, 1.0).steepest(jnp.zeros(SHAPE)), np.zeros(SHAPE))
 

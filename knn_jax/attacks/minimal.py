@@ -84,10 +84,8 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
                 def margin(z):
                     return outcome.lead(model, model.soft_votes(z, references, temperature), y).sum()
 
-                ball = balls.ball(norm, radius)
-                direction = -ball.steepest(jax.grad(margin)(image))
-                delta = image - x + direction * balls.over(stride * radius, x.shape)
-                return best, jnp.clip(x + ball.project(delta), 0.0, 1.0), radius
+                ball, gradient = balls.ball(norm, radius), jax.grad(margin)(image)
+                return best, balls.step(ball, x, image, gradient, -stride * radius), radius
 
             def period(carry, first):
                 references = model.references(carry[1], count)

@@ -43,8 +43,7 @@ def pgd(
 
     Starts are uniform in the ball, steps are 2.5 eps / steps unless given. What is returned is the
     iterate, among those at each retrieval and at the end of each restart, with the lowest margin of
-    hard votes. The last clip keeps the ball: moving towards the pixel box, which contains x, never
-    moves away from x.
+    hard votes.
 
     Raises ValueError for images outside [0, 1], labels out of range and numbers that are too small.
     """
@@ -146,8 +145,7 @@ def ascend(
 
         def step(x_adv, retrieved):
             gradient = jax.grad(lambda z: loss(z, y, retrieved).sum())(x_adv)
-            x_adv = x_adv + size * ball.steepest(gradient)
-            return jnp.clip(x + ball.project(x_adv - x), 0.0, 1.0)
+            return balls.step(ball, x, x_adv, gradient, size)
 
         def lower(best, x_adv):
             image, least = best

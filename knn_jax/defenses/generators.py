@@ -74,8 +74,8 @@ def ascend(loss: Callable, clean, start, ball: balls.Ball, steps: int, step_size
     """Images in [0, 1] and in the ball around the clean ones, after steps that raise their loss."""
 
     def step(_, x):
-        x = x + step_size * ball.steepest(jax.grad(lambda z: jnp.sum(loss(z)))(x))
-        return jnp.clip(clean + ball.project(x - clean), 0.0, 1.0)
+        gradient = jax.grad(lambda z: jnp.sum(loss(z)))(x)
+        return balls.step(ball, clean, x, gradient, step_size)
 
     return lax.stop_gradient(lax.fori_loop(0, steps, step, start))
 
