@@ -19,14 +19,12 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
-from knn_jax import balls, diagnosis, evaluation, figures, pages, progress, prototypes
+from knn_jax import balls, diagnosis, entries, evaluation, figures, pages, progress, prototypes
 from knn_jax.chunks import Outcome
 from knn_jax.config import Config
 from knn_jax.diagnosis import NOTHING, Diagnosis
 from knn_jax.evaluation import Attacked
-from knn_jax.kinds import KINDS
 from knn_jax.recipes import Defended
 from knn_jax.workdir import whole
 
@@ -116,10 +114,13 @@ def summary(
         "clean_acc": float(np.mean(correct)),
         "lipschitz": defended.lipschitz if math.isfinite(defended.lipschitz) else None,
         "attacks": [
-            _attack(recipe, name, norm, outcome, correct) | _masked(attacked, name, norm, correct)
+            entries.attack(recipe, name, norm, outcome, correct)
+            | entries.masked(attacked, name, norm, correct)
             for (name, norm), outcome in (attacked | worst_cases(attacked)).items()
         ],
-        "certificates": [_certificate(recipe, name, o, correct) for name, o in certified.items()],
+        "certificates": [
+            entries.certificate(recipe, name, o, correct) for name, o in certified.items()
+        ],
         "violations": violations(attacked, certified),
         "reported": told.get(layers, {}),
         "reported_attacks": {
@@ -169,93 +170,6 @@ def violations(attacked: Attacked, certified: dict[str, Outcome]) -> int:
         (outcome.arrays["l2"] for outcome in attacked.values()),
     )
     return sum(int(np.sum(radius[: len(l2)] > l2[: len(radius)])) for radius, l2 in pairs)
-
-
-def _attack(
-    recipe: Config, name: str, norm: balls.Norm, outcome: Outcome, correct: np.ndarray
-) -> dict[str, Any]:
-    arrays = outcome.arrays
-    lengths, n = arrays["norm"], len(arrays["norm"])
-    right = correct[:n] & (lengths > 0)
-    found = lengths[right & arrays["success"]]
-    radii = recipe.attack.within(norm)
-    return {
-        "name": name,
-        "norm": norm,
-        "n": n,
-        "success_rate": float(len(found) / max(1, right.sum())),
-        "mean_norm": float(found.mean()) if len(found) else None,
-        "median_norm": float(np.median(found)) if len(found) else None,
-        **({"mean_normalised": _normalised(found, arrays["image"])} if norm == "l2" else {}),
-        "robust_acc": {str(r): float(np.mean(right & (lengths > r))) for r in radii},
-        "gradients": int(arrays["gradients"].max()),
-        "seconds": round(outcome.seconds, 3),
-        "compile_seconds": round(outcome.compile_seconds, 3),
-        **_trials(arrays, radii, correct[:n]),
-    }
-
-
-def _masked(attacked: Attacked, name: str, norm: balls.Norm, correct: np.ndarray) -> dict[str, float]:
-    """Beside the boundary attack, the share of right images on which it finds less by decisions alone:
-    there the gradients that the attack followed tell too little. (In a ball none looks for less.)"""
-    blind, kind = attacked.get(("boundary", norm)), KINDS.get(name.partition(" on ")[0])
-    if blind is None or kind is None or kind.ball or name == "boundary":
-        return {}
-    both = zip(blind.arrays["norm"], attacked[name, norm].arrays["norm"], correct, strict=False)
-    less = [bool(one < other) for one, other, right in both if right]
-    return {"masked": float(np.mean(less))} if less else {}
-
-
-def _trials(arrays: dict[str, np.ndarray], radii, correct) -> dict[str, Any]:
-    """Of an attack in balls: over several trials the mean accuracy and how far its 95% interval goes.
-
-    Of ask what it chose, how much the images that fell tell of their class before and after, and the
-    share of images whose 50 nearest rows agree, of those that fell and those that resisted.
-    """
-    found: dict[str, Any] = {}
-    if "confidence" in arrays:
-        found |= {name: arrays[name][0].tolist() for name in ("temperature", "weights")}
-        right = correct & (arrays["norm"] > 0)
-        fell, resisted = right & arrays["success"], right & ~arrays["success"]
-        found["information"] = {
-            kind: _mean(arrays[f"information_{kind}"][fell]) for kind in ("clean", "adversarial")
-        }
-        agree = arrays["confidence"] == 1
-        found["agreed"] = {"fell": _mean(agree[fell]), "resisted": _mean(agree[resisted])}
-    trials = arrays.get("trials", np.zeros((0, 1)))
-    count = trials.shape[1]
-    if count > 1:
-        accuracy = {str(r): np.mean(correct[:, None] & (trials > r), 0) for r in radii}
-        found["trials"] = count
-        found["mean_acc"] = {r: float(a.mean()) for r, a in accuracy.items()}
-        half = stats.t.ppf(0.975, count - 1) / count**0.5
-        found["interval"] = {r: float(half * a.std(ddof=1)) for r, a in accuracy.items()}
-    return found
-
-
-def _normalised(found: np.ndarray, images: np.ndarray) -> float | None:
-    """The mean of squared norms over the number of pixels, the measure of paper 2."""
-    return _mean(found**2 / images[0].size)
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None
-
-
-def _certificate(recipe: Config, name: str, outcome: Outcome, correct: np.ndarray) -> dict[str, Any]:
-    radius, n = outcome.arrays["radius"], len(outcome.arrays["radius"])
-    right = correct[:n]
-    return {
-        "name": name,
-        "norm": "l2",
-        "n": n,
-        "mean_radius": float(radius[right].mean()) if right.any() else None,
-        "mean_radius_all": float(np.where(right, radius, 0.0).mean()),
-        "certified_acc": {str(r): float(np.mean(right & (radius >= r))) for r in recipe.attack.radii},
-        **({"closed": float(outcome.arrays["closed"].mean())} if "closed" in outcome.arrays else {}),
-        "seconds": round(outcome.seconds, 3),
-        "compile_seconds": round(outcome.compile_seconds, 3),
-    }
 
 
 def _hardware() -> dict[str, Any]:

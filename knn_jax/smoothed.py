@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from knn_jax import progress
+from knn_jax import entries, progress
 from knn_jax.certificates import ABSTAIN, Smoothed, certified, check_smoothing, sampled
 from knn_jax.chunks import Chunks
 from knn_jax.config import Config
@@ -50,16 +50,11 @@ def certify(recipe: Config, defended: Defended, folder: Path) -> dict[str, Any]:
         scratch.write_text(_lines(found, labels, outcome.seconds / images))
     right, abstains = found.predict == labels, float(np.mean(found.predict == ABSTAIN))
     progress.say(f"smoothed: abstains for {abstains:.3f}")
+    name = f"smoothing by {knobs.smoothing:g}"
     return {
-        "name": f"smoothing by {knobs.smoothing:g}",
-        "norm": "l2",
-        "n": images,
+        **entries.certified(name, found.radius, right, attack.radii, outcome),
         "clean_acc": float(right.mean()),
         "abstains": abstains,
-        "mean_radius": float(found.radius[right].mean()) if right.any() else None,
-        "certified_acc": {str(r): float(np.mean(right & (found.radius >= r))) for r in attack.radii},
-        "seconds": round(outcome.seconds, 3),
-        "compile_seconds": round(outcome.compile_seconds, 3),
     }
 
 

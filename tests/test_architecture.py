@@ -41,6 +41,7 @@ LEVELS = {
     "smoothed": 4,
     "clusters": 4,
     "compare": 4,
+    "entries": 4,
     "report": 4,
     "pages": 4,
     "tables": 4,

@@ -1,0 +1,120 @@
+"""What report.json tells of each attack and certificate: numbers made of their outcomes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from knn_jax import balls
+from knn_jax.chunks import Outcome
+from knn_jax.config import Config
+from knn_jax.evaluation import Attacked
+from knn_jax.kinds import KINDS
+
+
+def attack(
+    recipe: Config, name: str, norm: balls.Norm, outcome: Outcome, correct: np.ndarray
+) -> dict[str, Any]:
+    """Of one attack: success and norms of images that are classified correctly, accuracies of all."""
+    arrays = outcome.arrays
+    lengths, n = arrays["norm"], len(arrays["norm"])
+    right = correct[:n] & (lengths > 0)
+    found = lengths[right & arrays["success"]]
+    radii = recipe.attack.within(norm)
+    return {
+        "name": name,
+        "norm": norm,
+        "n": n,
+        "success_rate": float(len(found) / max(1, right.sum())),
+        "mean_norm": _mean(found),
+        "median_norm": float(np.median(found)) if len(found) else None,
+        **({"mean_normalised": _normalised(found, arrays["image"])} if norm == "l2" else {}),
+        "robust_acc": {str(r): float(np.mean(right & (lengths > r))) for r in radii},
+        "gradients": int(arrays["gradients"].max()),
+        **_times(outcome),
+        **_trials(arrays, radii, correct[:n]),
+    }
+
+
+def masked(attacked: Attacked, name: str, norm: balls.Norm, correct: np.ndarray) -> dict[str, float]:
+    """Beside the boundary attack, the share of right images on which it finds less by decisions alone:
+    there the gradients that the attack followed tell too little. (In a ball none looks for less.)"""
+    blind, kind = attacked.get(("boundary", norm)), KINDS.get(name.partition(" on ")[0])
+    if blind is None or kind is None or kind.ball or name == "boundary":
+        return {}
+    both = zip(blind.arrays["norm"], attacked[name, norm].arrays["norm"], correct, strict=False)
+    less = [bool(one < other) for one, other, right in both if right]
+    return {"masked": float(np.mean(less))} if less else {}
+
+
+def _trials(arrays: dict[str, np.ndarray], radii, correct) -> dict[str, Any]:
+    """Of an attack in balls: over several trials the mean accuracy and how far its 95% interval goes.
+
+    Of ask what it chose, how much the images that fell tell of their class before and after, and the
+    share of images whose 50 nearest rows agree, of those that fell and those that resisted.
+    """
+    found: dict[str, Any] = {}
+    if "confidence" in arrays:
+        found |= {name: arrays[name][0].tolist() for name in ("temperature", "weights")}
+        right = correct & (arrays["norm"] > 0)
+        fell, resisted = right & arrays["success"], right & ~arrays["success"]
+        found["information"] = {
+            kind: _mean(arrays[f"information_{kind}"][fell]) for kind in ("clean", "adversarial")
+        }
+        agree = arrays["confidence"] == 1
+        found["agreed"] = {"fell": _mean(agree[fell]), "resisted": _mean(agree[resisted])}
+    trials = arrays.get("trials", np.zeros((0, 1)))
+    count = trials.shape[1]
+    if count > 1:
+        accuracy = {str(r): np.mean(correct[:, None] & (trials > r), 0) for r in radii}
+        found["trials"] = count
+        found["mean_acc"] = {r: float(a.mean()) for r, a in accuracy.items()}
+        half = stats.t.ppf(0.975, count - 1) / count**0.5
+        found["interval"] = {r: float(half * a.std(ddof=1)) for r, a in accuracy.items()}
+    return found
+
+
+def certificate(recipe: Config, name: str, outcome: Outcome, correct: np.ndarray) -> dict[str, Any]:
+    """Of one certificate; its radii count of images that are classified correctly."""
+    radius, n = outcome.arrays["radius"], len(outcome.arrays["radius"])
+    right = correct[:n]
+    return {
+        **certified(name, radius, right, recipe.attack.radii, outcome),
+        "mean_radius_all": float(np.where(right, radius, 0.0).mean()),
+        **({"closed": float(outcome.arrays["closed"].mean())} if "closed" in outcome.arrays else {}),
+    }
+
+
+def certified(
+    name: str,
+    radius: np.ndarray,
+    right: np.ndarray,
+    radii: Sequence[float],
+    outcome: Outcome,
+) -> dict[str, Any]:
+    """What all certificates tell: radii in L2, and how long they took."""
+    return {
+        "name": name,
+        "norm": "l2",
+        "n": len(radius),
+        "mean_radius": _mean(radius[right]),
+        "certified_acc": {str(r): float(np.mean(right & (radius >= r))) for r in radii},
+        **_times(outcome),
+    }
+
+
+def _times(outcome: Outcome) -> dict[str, float]:
+    return {
+        "seconds": round(outcome.seconds, 3),
+        "compile_seconds": round(outcome.compile_seconds, 3),
+    }
+
+
+def _normalised(found: np.ndarray, images: np.ndarray) -> float | None:
+    """The mean of squared norms over the number of pixels, the measure of paper 2."""
+    return _mean(found**2 / images[0].size)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
