@@ -13,7 +13,7 @@ Table 2's rows: FULL is this recipe, E `--net.no-shared`, D `--net.no-identity`,
 network that classifies, are `--defense.name noisy --net.subspaces 1 --net.dim 10 --net.no-shared
 --classifier.name network --attack.names pgd_loss pgd`, with and without `--net.no-identity`. Section
 3.5 is `--optim.epochs 0`, section 3.6 `--net.subspaces 4 --net.dim 3 --defense.noise none
---analyze.points 5000`, the network of its last section `--net.convolutional`, each with its own
+--analyze.points 5000`, the network of its last section `--net.channels 8`, each with its own
 `--workdir`.
 """
 

@@ -12,7 +12,7 @@ from knn_jax.kinds import KINDS
 
 CLASSIFYING = ("basic", "repulsive", "noisy")  # whose loss is of one image and its class
 OWN = {  # knobs of only one kind of network
-    **dict.fromkeys(("dim", "shared", "identity", "convolutional"), "idresnet"),
+    **dict.fromkeys(("dim", "shared", "identity", "channels"), "idresnet"),
     "sweeps": "lipschitz",
     "frozen": "racnn",
     "half": "resnet18",

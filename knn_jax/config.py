@@ -77,8 +77,8 @@ class Net:
     """Whether idresnet's three inner layers have the same weights."""
     identity: bool = True
     """Whether its layers add to what they are given, at first nothing; a simple MLP without."""
-    convolutional: bool = False
-    """Whether they are convolutions of 5x5, and what they are given an image."""
+    channels: int = 0
+    """Of the image that they are given, as convolutions of 5x5; 0: numbers, and dense layers."""
     frozen: bool = False
     """Whether racnn's features are those of the resnet18 that it retrieves by, and stay as they are."""
     half: bool = False

@@ -79,8 +79,8 @@ def test_it_begins_as_the_identity_and_can_learn(shared, images):
 
 
 def test_a_convolutional_branch_keeps_images_and_begins_as_the_identity(images):
-    """Of 8x8 pixels one channel holds the 16 numbers of a state: ots and the layers are 5x5 to 1."""
-    net = net_of(branch=Convolution)
+    """Of 8x8 pixels and one channel: ots and the layers are 5x5 to 1, a point the first 6 of 64."""
+    net = net_of(branch=Convolution, channels=1)
     variables = net.init(jax.random.key(0), images)
     points, taps = net.apply(variables, images)
     for tap in ("dec1", "dec2", "dec3"):
@@ -93,6 +93,12 @@ def test_a_convolutional_branch_keeps_images_and_begins_as_the_identity(images):
     near = np.asarray(net.apply(variables, moved)[1]["ots"] != taps["ots"]).reshape(-1, 8, 8)
     assert near.any(0)[2:7, 2:7].all()
     assert near.sum() == near[:, 2:7, 2:7].sum()
+
+
+def test_an_image_holds_a_point():
+    net = IdResNet(subspaces=2, dim=33, width=0, classes=10, branch=Convolution, channels=1)
+    with pytest.raises(ValueError, match="channels=1: too few for the 66 of a point"):
+        jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
 
 
 def test_layers_share_their_weights_or_not(images):
@@ -140,9 +146,9 @@ def test_pixels_are_normalised_by_the_training_set_and_noise_is_added(images):
 
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("identity", [True, False])
-@pytest.mark.parametrize("branch", [Branch, Convolution])
-def test_no_pair_of_images_violates_the_constant(branch, identity, shared, images):
-    net = net_of(identity=identity, shared=shared, branch=branch)
+@pytest.mark.parametrize(("branch", "channels"), [(Branch, 0), (Convolution, 2)])
+def test_no_pair_of_images_violates_the_constant(branch, channels, identity, shared, images):
+    net = net_of(identity=identity, shared=shared, branch=branch, channels=channels)
     variables = net.init(jax.random.key(0), images)
     draw = lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)  # noqa: E731
     variables = {**variables, "params": jax.tree.map(draw, variables["params"])}
@@ -155,7 +161,7 @@ def test_no_pair_of_images_violates_the_constant(branch, identity, shared, image
 
 def test_the_constant_of_a_convolution_counts_its_windows(images):
     """A kernel of ones moves an image that is brighter all over by some 25 times what a pixel moves."""
-    net = net_of(branch=Convolution)
+    net = net_of(branch=Convolution, channels=1)
     variables = net.init(jax.random.key(0), images)
     parameters = variables["params"]
     ots = jax.tree.map(jnp.ones_like, parameters["ots"])

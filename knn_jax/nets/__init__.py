@@ -61,8 +61,8 @@ def build(knobs: config.Net, classes: int) -> Any:
         return preact_resnet.PreActResNet(stages, classes, mean, std)
     if kind == "idresnet":
         own = knobs.subspaces, knobs.dim, idresnet.WIDTHS[size], classes
-        branch = idresnet.Convolution if knobs.convolutional else idresnet.Branch
-        return idresnet.IdResNet(*own, knobs.shared, knobs.identity, branch)
+        branch = idresnet.Convolution if knobs.channels else idresnet.Branch
+        return idresnet.IdResNet(*own, knobs.shared, knobs.identity, branch, knobs.channels)
     layers = trunk.LAYERS[size]
     match kind:
         case "lipschitz":

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ class Branch(nn.Module):
 
     shape: tuple[int, ...]  # of what comes out, flattened
     init: Callable
-    spatial: ClassVar[bool] = False
 
     @nn.compact
     def __call__(self, x):
@@ -34,7 +33,6 @@ class Convolution(nn.Module):
 
     shape: tuple[int, ...]
     init: Callable
-    spatial: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, x):
@@ -53,7 +51,9 @@ class IdResNet(nn.Module):
     three layers dec go on as x + f(x), and cl keeps the first of its input x as x + f(x). Where
     `shared`, the three have the same weights; where `identity`, all f are zero at first, and without it
     layers are f(x) alone, of random weights: a simple MLP. `branch(shape, init)` makes the f of the
-    three; where it is `spatial`, the state is an image of enough channels, and ots a convolution.
+    three. With `channels` the state is an image of so many, in place of `width`, and ots a convolution.
+
+    Raises ValueError for an image of fewer numbers than a point has.
     """
 
     subspaces: int
@@ -63,6 +63,7 @@ class IdResNet(nn.Module):
     shared: bool = True
     identity: bool = True
     branch: Any = Branch
+    channels: int = 0
 
     @nn.compact
     def __call__(self, x, train=False, noise: Any = 0.0):
@@ -71,12 +72,13 @@ class IdResNet(nn.Module):
         x = (x - mean[None]) / jnp.maximum(std, LEAST)[None] + noise
         points = self.subspaces * self.dim
         names = ["dec"] * DECODERS if self.shared else [f"dec{i}" for i in range(1, DECODERS + 1)]
-        if self.branch.spatial:
-            channels = -(-(points + self.width) // math.prod(x.shape[1:3]))
-            shape, fan_in = (*x.shape[1:3], channels), WINDOW**2 * channels
+        if self.channels:
+            shape, fan_in = (*x.shape[1:3], self.channels), WINDOW**2 * self.channels
+            if math.prod(shape) < points:
+                raise ValueError(f"channels={self.channels}: too few for the {points} of a point")
             begun = torch_uniform(WINDOW**2 * x.shape[3])  # as a dense ots: else forces do not reach
             window = WINDOW, WINDOW
-            ots = nn.Conv(channels, window, kernel_init=begun, bias_init=begun, name="ots")
+            ots = nn.Conv(self.channels, window, kernel_init=begun, bias_init=begun, name="ots")
             x = ots(x).reshape(len(x), -1)
         else:
             shape, fan_in = (points + self.width,), points + self.width
