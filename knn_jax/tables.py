@@ -1,6 +1,6 @@
 """Reports side by side as tables in Markdown, and the files that hold them.
 
-python -m knn_jax.tables README.md results/README.md results/*.json
+python -m knn_jax.tables README.md results/*.json
 """
 
 import json

@@ -13,10 +13,15 @@ README = (ROOT / "README.md").read_text()
 RESULTS = (ROOT / "results/README.md").read_text()
 
 
-@pytest.mark.parametrize("text", [README, RESULTS], ids=["README.md", "results/README.md"])
-def test_the_tables_are_those_of_the_results(text):
-    """`python -m knn_jax.tables README.md results/README.md results/*.json` fills them."""
-    found = [json.loads(file.read_text()) for file in sorted((ROOT / "results").glob("*.json"))]
+@pytest.mark.parametrize(
+    ("text", "folders"),
+    [(README, ["results"]), (RESULTS, ["results", "results/studies"])],
+    ids=["README.md", "results/README.md"],
+)
+def test_the_tables_are_those_of_the_results(text, folders):
+    """`python -m knn_jax.tables FILE.md results/*.json` fills them."""
+    files = [file for folder in folders for file in sorted((ROOT / folder).glob("*.json"))]
+    found = [json.loads(file.read_text()) for file in files]
     assert tables.fill(text, found) == text
 
 
