@@ -42,9 +42,10 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
         if recipe.classifier.metric == "subspaces":
             searched = (*recipe.classifier.layers, *recipe.ball.layers)
             _check_subspaces(net, searched, recipe.net.subspaces, dataset)
-    rows = recipes.bank_size(recipe, dataset)
-    if not 1 <= recipe.classifier.k <= rows:
-        raise ValueError(f"k={recipe.classifier.k} neighbours asked of a bank of {rows} rows")
+    k, rows = recipe.classifier.k, recipes.bank_size(recipe, dataset)
+    voting = recipe.classifier.name in ("knn", "retrieval")
+    if voting and not 1 <= k <= rows:
+        raise ValueError(f"k={k} neighbours asked of a bank of {rows} rows")
     missing = np.setdiff1d(np.arange(dataset.classes), dataset.train.labels[:rows])
     if missing.size:
         raise ValueError(
@@ -55,8 +56,7 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
         raise ValueError(f"attack.names is empty; {recipes.uncertified(recipe)}")
     if recipe.certify.exact and not recipes.certifiable(recipe):
         raise ValueError(f"certify.exact: {recipes.uncertified(recipe)}")
-    k = recipe.classifier.k
-    if recipe.certify.exact and k % 2 == 0:
+    if recipe.certify.exact and voting and k % 2 == 0:
         other = f"use {k - 1} or {k + 1}, or leave it out"
         raise ValueError(f"certify.exact is for an odd classifier.k, and it is {k}: {other}")
     for field, value in (
@@ -155,6 +155,10 @@ def _check_classifier(recipe: Config, dataset: data.Dataset) -> None:
             f"and it is {named!r}"
         )
     classifiers.check_top(recipe.classifier.top, dataset.classes)
+    if recipe.classifier.top > 1 and recipe.certify.smoothing:
+        raise ValueError(
+            f"certify.smoothing is of the one class named, and classifier.top={recipe.classifier.top}"
+        )
     if recipe.net.frozen and recipe.optim.weight_decay:
         raise ValueError(
             f"optim.weight_decay={recipe.optim.weight_decay} would change what net.frozen keeps: use 0"
@@ -202,6 +206,11 @@ def _check_classifier(recipe: Config, dataset: data.Dataset) -> None:
         raise ValueError(
             f"data.candidates={recipe.data.candidates!r} is for defense.name='racnn', and it is "
             f"{recipe.defense.name!r}"
+        )
+    if named == "retrieval" and recipe.classifier.metric != "l2":
+        raise ValueError(
+            f"classifier.metric={recipe.classifier.metric!r} is for neighbours that vote: racnn "
+            "retrieves by l2"
         )
     if named == "retrieval" and recipe.classifier.bank_rows:
         raise ValueError("classifier.bank_rows is for neighbours that vote: racnn retrieves from all")

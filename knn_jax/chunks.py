@@ -17,7 +17,8 @@ from knn_jax.recipes import Defended
 from knn_jax.workdir import digest, whole
 
 # Of what is computed: results of other versions are not found again.
-SOURCES = ("attacks", "balls", "certificates", "classifiers", "losses", "nets", "neighbors")
+SOURCES = ("analysis", "attacks", "balls", "certificates", "classifiers", "defenses", "diagnosis")
+SOURCES += ("evaluation", "fixed", "losses", "nets", "neighbors")
 
 Span = tuple[int, int]  # the first image of a chunk, and how many there are
 
@@ -139,5 +140,5 @@ def _version() -> str:
     """Of the sources."""
     root = Path(__file__).parent
     files = [path for name in SOURCES for path in sorted(root.glob(f"{name}/**/*.py"))]
-    files += [root / f"{name}.py" for name in (*SOURCES, "evaluation", "fixed")]
+    files += [root / f"{name}.py" for name in SOURCES]
     return digest(*(path.read_text() for path in files if path.exists()))

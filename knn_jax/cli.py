@@ -74,4 +74,5 @@ def _told(recipe: Config) -> tuple:
     net = dataclasses.replace(recipe.net, weights="")
     attack = (ball.layers, ball.k, ball.others, ball.metric, ball.targeted, ball.drawn)
     untrained = recipe.optim.epochs == 0
-    return recipe.name, net, recipe.defense, untrained, classifier.k, classifier.metric, attack
+    decides = classifier.k, classifier.metric, classifier.top
+    return recipe.name, net, recipe.defense, untrained, decides, attack

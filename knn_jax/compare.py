@@ -111,7 +111,7 @@ def _run(folder: Path, report: dict[str, Any], norm: str) -> Run:
     with np.load(folder / "adversarial.npz") as file:
         images = {name: file[name] for name in file.files if name.endswith(f"_{norm}")}
     count = max(map(len, images.values()))
-    lengths = np.full((len(images), count), np.inf)
+    lengths = np.full((len(images), count), np.inf, np.float32)  # as they were compared with radii
     image = np.zeros((len(images), count, *next(iter(images.values())).shape[1:]), np.float32)
     given = np.zeros((len(images), count), int)
     for i, (name, found) in enumerate(images.items()):

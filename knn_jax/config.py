@@ -196,8 +196,8 @@ class Classifier:
 
     name: Literal["knn", "network", "retrieval", "prototypes"] = "knn"
     """`knn`: neighbours in the layers vote; `network`: its own output, whatever k and the layers;
-    `retrieval`: racnn's answer among the k rows that it retrieves; `prototypes`: the nearest of those
-    that repulsive or prototypes has, whatever k and the layers."""
+    `retrieval`: racnn's answer among the k rows that it retrieves, whatever the layers; `prototypes`:
+    the nearest of those that repulsive or prototypes has, whatever k and the layers."""
     layers: tuple[str, ...] = ("relu3",)
     """Taps that are searched; the votes of several are added."""
     metric: Literal["l2", "cosine", "subspaces"] = "l2"

@@ -34,6 +34,11 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
         raise ValueError(
             f"ball.temperature={knobs.temperature} beside ball.tune={knobs.tune}: give one"
         )
+    inside = {name for name, _, _ in kinds.runs(recipe.attack) if KINDS[name].ball}
+    if inside == {"kfgsm"} and (knobs.restarts > 1 or knobs.trials > 1):
+        raise ValueError(
+            f"ball.restarts={knobs.restarts}, trials={knobs.trials}: kfgsm draws nothing, so give 1"
+        )
     tests, rows = len(dataset.test.labels), bank_size(recipe, dataset)
     if knobs.tune > tests:
         raise ValueError(f"ball.tune={knobs.tune}: the test set has {tests} images")
@@ -57,7 +62,9 @@ def attack(
     """
     knobs, inside, (name, norm, source) = recipe.attack, recipe.ball, which
     radii = jnp.asarray(knobs.within(norm), jnp.float32)
-    own = {"norm": norm, "steps": inside.steps, "restarts": inside.restarts}
+    drawn = name != "kfgsm"  # which starts at the image itself: once is as often as you like
+    restarts, trials = (inside.restarts, inside.trials) if drawn else (1, 1)
+    own = {"norm": norm, "steps": inside.steps, "restarts": restarts}
     settings = [which.label, norm, dataclasses.asdict(inside), radii.tolist(), knobs.chunk, knobs.seed]
     images = knobs.baseline_images or knobs.images
     follows = defended.sources[source]
@@ -102,9 +109,9 @@ def attack(
             chosen = jnp.take_along_axis(image, least.reshape(1, -1, 1, 1, 1), 0)[0]
             return chosen, norms.min(0)
 
-        images, norms = lax.map(trial, jax.random.split(key, inside.trials))
+        images, norms = lax.map(trial, jax.random.split(key, trials))
         image, length = images[0], norms[0]
-        gradients = len(radii) * inside.steps * inside.restarts
+        gradients = len(radii) * inside.steps * restarts
         found = kept(given.model, x, y, image, length, gradients) | {"trials": norms.T}
         if name == "ask":
             for knob in ("temperature", "weights"):

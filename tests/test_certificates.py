@@ -216,3 +216,13 @@ def test_what_cannot_be_certified_is_refused(certify, arguments, message):
 def test_voronoi_needs_a_row_of_each_side(arguments):
     with pytest.raises(ValueError, match=r"own=.*, other=.*: at least one row of each is needed"):
         certificates.voronoi(TWO_ROWS, images([[0.2, 0.4]]), jnp.array([0]), **arguments)
+
+
+def test_a_class_without_a_majority_has_no_radius():
+    """3 rows of class 0 are no 4 of 7, though `other` is more than there are of the rest."""
+    x = jnp.linspace(0, 1, 10).reshape(-1, 1, 1, 1)
+    model = classifiers.knn(
+        lambda z: z.reshape(len(z), -1), x, (jnp.arange(10) > 2).astype(jnp.int32), k=7
+    )
+    found = certificates.voronoi(model, x[:3], jnp.zeros(3, jnp.int32), own=4, other=8)
+    np.testing.assert_array_equal(found, np.zeros(3))

@@ -142,6 +142,8 @@ def test_a_network_decides_by_its_largest_logit():
     np.testing.assert_allclose(model.margin(x, jnp.array([1, 1])), [0.4, 0.0], atol=1e-6)
     np.testing.assert_allclose(model.margin(x, jnp.array([0, 2])), [-0.6, -0.3], atol=1e-6)
     np.testing.assert_array_equal(model.votes(x), flat(x))
+    with pytest.raises(ValueError, match="images reach from"):
+        model.predict(255 * x)
     assert not hasattr(model, "images")
     with pytest.raises(ValueError, match=r"no images to start from: give network\(\.\.\., labels=\)"):
         model.rivals(x, jnp.array([0, 1]), 1)

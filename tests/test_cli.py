@@ -84,6 +84,7 @@ def test_overrides_reach_their_knobs_and_no_others():
         (["--net.weights", "theirs.npz"], True),
         (["--defense.name", "basic"], False),
         (["--classifier.k", "7"], False),
+        (["--classifier.top", "2"], False),
         (["--ball.layers", "conv3"], False),
     ],
 )

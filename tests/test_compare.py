@@ -198,3 +198,18 @@ def test_what_resists_is_drawn_to_the_end():
         ([0, 0.5, 3], [1, 0.5, 0]),
         ([0, 0.5], [1, 0.5]),
     ]
+
+
+def test_a_norm_of_the_radius_is_within_it(finished, monkeypatch, tmp_path):
+    """8/255 in float32 is above 8/255, which an attack in its ball does not leave."""
+    runs = []
+    monkeypatch.setattr(figures, "confusion", lambda found: runs.extend(found) or b"")
+    eps = 8 / 255
+    one = finished("one", {("pgd", "linf"): [np.float32(eps), 1.0]})
+    file = tmp_path / "one/report.json"
+    report = json.loads(file.read_text())
+    report["attacks"][0]["robust_acc"] = {str(eps): 0.5}
+    file.write_text(json.dumps(report))
+    compare.compare(str(tmp_path / "out"), [one, one.replace("one", "./one")])
+    _, label, given = runs[0]
+    np.testing.assert_array_equal(given, [(label[0] + 1) % 10, label[1]])

@@ -247,3 +247,29 @@ def test_what_it_does_not_cover_is_refused():
         certificates.exact(classifier(rows, labels, scale=2.0), x, y, box=True)
     with pytest.raises(ValueError, match=r"inside jit let the function close over the classifier"):
         jax.jit(functools.partial(certificates.exact, box=True))(classifier(rows, labels), x, y)
+
+
+def test_a_row_behind_an_equal_one_of_class_y_changes_no_vote():
+    """Of rows at .4 the first wins; the next of class 1 is at 1, and the vote changes at .7."""
+    rows, x = np.array([[0.0], [0.4], [0.4], [1.0]], np.float32), np.array([[0.1]], np.float32)
+    found = solve(rows, np.array([0, 0, 1, 1]), x, np.array([0]), box=True)
+    brackets(found, 0.6)
+    rows, x = np.array([[0.2], [0.2], [0.9]], np.float32), np.array([[0.2]], np.float32)
+    brackets(solve(rows, np.array([0, 1, 1]), x, np.array([0])), 0.35)
+
+
+def test_points_change_the_vote_where_classes_share_rows():
+    """A quarter of the rows stands twice, under two labels; no attack comes below."""
+    key = jax.random.split(jax.random.key(1), 3)
+    rows = jax.random.uniform(key[0], (ROWS, 2, 1, 1)).at[-10:].set(0.0)
+    rows = rows.at[-10:].set(rows[:10])
+    labels = jax.random.randint(key[1], (ROWS,), 0, 2)
+    labels = labels.at[-10:].set(1 - labels[:10])
+    model = classifiers.knn(PIXELS, rows, labels, k=1)
+    x = jax.random.uniform(key[2], (IMAGES, 2, 1, 1))
+    y = model.predict(x)
+    found = certificates.exact(model, x, y, box=True)
+    assert found.closed.all()
+    assert (model.predict(jnp.clip(found.point.reshape(x.shape), 0, 1)) != y).all()
+    attacked = attacks.minimum_norm(jax.random.key(0), model, x, y)
+    assert (found.lower <= attacked.norm).all()

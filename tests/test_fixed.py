@@ -120,6 +120,12 @@ def test_what_cannot_be_given_is_refused(recipe, defended, knobs, message):
         fixed.check(dataclasses.replace(recipe, ball=ball), defended.dataset)
 
 
+def test_what_draws_nothing_is_not_repeated(recipe, defended):
+    knobs = dataclasses.replace(recipe, attack=dataclasses.replace(recipe.attack, names=("kfgsm",)))
+    with pytest.raises(ValueError, match=r"ball\.restarts=1, trials=2: kfgsm draws nothing, so give 1"):
+        fixed.check(knobs, defended.dataset)
+
+
 @pytest.mark.parametrize("radii", [(), (0.1, -0.1)])
 def test_radii_that_are_none_are_refused(recipe, defended, radii):
     knobs = dataclasses.replace(recipe.attack, names=("pgd",), radii_linf=radii)

@@ -219,6 +219,17 @@ def test_carlini_wagner_takes_a_network_or_its_logits(scattered):
     np.testing.assert_array_equal(one.image, other.image)
 
 
+def test_carlini_wagner_takes_the_class_from_among_those_named(scattered):
+    _, x, _ = scattered
+    logits = Partial(linear, (jnp.asarray(W), jnp.zeros((1, 3))))
+    model, y = classifiers.network(logits, x, top=2), (flat(x) @ W).argmax(1)
+    own = {"learning_rate": 0.5, "constant": 1.0, "steps": 40, "rounds": 6}
+    found = attacks.carlini_wagner(KEY, model, x, y, **own)
+    assert found.success.any()
+    last = (jax.nn.one_hot(y, 3) * (flat(found.image) @ W)).sum(1) - (flat(found.image) @ W).min(1)
+    assert (last[found.success] <= 1e-5).all()
+
+
 def test_of_several_starts_the_best_is_returned(scattered):
     one, several = (attacks.hinged(KEY, *scattered, starts=n, **SEVERAL) for n in (1, 3))
     assert (several.norm <= one.norm).all()

@@ -421,3 +421,12 @@ def test_recipes_that_cannot_be_served(recipe, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         jobs.attack(recipe, str(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_by_cosine_rows_have_length_1():
+    x = jax.random.uniform(KEY, (6, 2, 1, 1))
+    samples = classifiers.knn(
+        lambda z: z.reshape(len(z), -1), x, jnp.arange(6) % 2, k=1, metric="cosine"
+    )
+    with pytest.raises(ValueError, match="prototypes of lengths 1 to 5: by cosine each must be 1"):
+        classifiers.prototypes(samples, jnp.array([[1.0, 0.0], [0.0, 5.0]]))

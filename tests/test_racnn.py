@@ -458,6 +458,11 @@ def test_the_smallest_perturbation_by_hand_that_puts_so_many_classes_ahead(top, 
         ),
         (altered(classifier={"top": 10}), "top=10 of 10 classes"),
         (
+            altered(classifier={"top": 2}, certify={"smoothing": 0.1}),
+            "certify.smoothing is of the one class named, and classifier.top=2",
+        ),
+        (altered(classifier={"metric": "cosine"}), "classifier.metric='cosine' is for neighbours that"),
+        (
             altered(classifier={"name": "knn", "top": 2, "layers": ("embedding",)}),
             "classifier.top=2 is",
         ),

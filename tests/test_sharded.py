@@ -286,6 +286,7 @@ def test_a_classifier_over_devices_decides_and_is_attacked_as_on_one():
         functools.partial(attacks.kfgsm, jax.random.key(0), eps=0.1),
         functools.partial(attacks.dknn, jax.random.key(0), eps=0.1),
         certificates.voronoi,
+        lambda model, x, y: attacks.imitate(jax.random.key(0), model),
     ):
         with pytest.raises(ValueError, match="the bank is over several devices"):
             whole(shards, x, y)

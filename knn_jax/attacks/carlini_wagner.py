@@ -10,7 +10,7 @@ import optax
 from jax import lax
 from jaxtyping import Array
 
-from knn_jax import classifiers, losses
+from knn_jax import classifiers
 from knn_jax.attacks import lagrangian, outcome
 from knn_jax.attacks.outcome import Found, Images, Labels
 from knn_jax.neighbors import in_tiles
@@ -31,11 +31,11 @@ def carlini_wagner(
     """Searches the smallest L2 perturbation that changes the largest of a network's logits.
 
     Adam minimises |image - x|^2 + constant * max(0, z_y - max of z_c over c != y + confidence), z the
-    logits, in a tanh box (Carlini & Wagner 2017, f6), from x anew in each of `rounds` rounds that
-    search the constant. Every image on the way is a candidate, as in their code; no round ends early.
-    The defaults are those of paper 1's rows without kNN (arXiv 1906.09525). The network is a function
-    of images or `classifiers.network`; one with parameters is `jax.tree_util.Partial(function,
-    parameters)`.
+    logits (where it names several classes, over the last of them), in a tanh box (Carlini & Wagner
+    2017, f6), from x anew in each of `rounds` rounds that search the constant. Every image on the way
+    is a candidate, as in their code; no round ends early. The defaults are those of paper 1's rows
+    without kNN (arXiv 1906.09525). The network is a function of images or `classifiers.network`; one
+    with parameters is `jax.tree_util.Partial(function, parameters)`.
 
     `key` is not drawn from. Raises ValueError for images outside [0, 1], labels out of range and
     numbers that are too small.
@@ -57,7 +57,7 @@ def _carlini_wagner(model, x, y, constant, learning_rate, confidence, *, steps, 
 
     def batch(x, y):
         def hinge(image):
-            return jax.nn.relu(losses.margin(model.logits(image), y) + confidence)
+            return jax.nn.relu(outcome.lead(model, model.logits(image), y) + confidence)
 
         def run(_, bracket):
             def step(_, carry):

@@ -34,11 +34,9 @@ def imitate(
 
     Raises ValueError for numbers that are too small.
     """
-    outcome.voting(model)
+    outcome.voting(model, whole=True)
     numbers = {"epochs": epochs, "width": width, "batch_size": batch_size}
-    for name, number in {**numbers, "learning_rate": learning_rate}.items():
-        if not number > 0:
-            raise ValueError(f"{name}={number}: it must be above 0")
+    outcome.positive(**numbers, learning_rate=learning_rate)
     keys = jax.random.split(key, len(model.banks))
     rate = jnp.float32(learning_rate)
     blocks = tuple(

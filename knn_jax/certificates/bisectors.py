@@ -66,7 +66,8 @@ def _voronoi(model, x, y, lipschitz, *, own, other):
         slack = near.relative
         last = dw[:, -1, 0] * (1 - slack) - dz[:, 0, least_own - 1] * (1 + slack)
         beyond = last / 2 - 4 * near.absolute  # what any w left out must cross, at least
-        beyond = jnp.where(other == bank.shape[0], jnp.inf, beyond)
+        none_left = (other == bank.shape[0]) | (dw[:, -1, 0] == jnp.inf)
+        beyond = jnp.where(none_left, jnp.inf, beyond)
         return jnp.maximum(jnp.minimum(radius, beyond), 0.0) / lipschitz
 
     tile = max(1, min(BATCH, HELD // ((own + other) * bank.shape[1])))

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from knn_jax.certificates import cells, sets
 from knn_jax.certificates.bisectors import every_cell
+from knn_jax.certificates.branches import fooled
 from knn_jax.certificates.sides import check, sides
 from knn_jax.classifiers import BATCH, Images, Labels
 from knn_jax.neighbors import in_tiles, search, top_k
@@ -110,14 +111,16 @@ def _exact(model, x, y, lipschitz, *, box):
         bound = in_tiles(bisectors, max(1, SCORED // (rows * NEAR)))(query, y, near.own)
         bound = jnp.maximum(bound - 4 * near.absolute[:, None], 0.0)
         away, w = near.other.distance[:, 0], near.other.index[:, 0]
-        upper = jnp.where(away <= near.own.distance[:, 0], 0.0, away * (1 + relative))
+        at_w = search(bank[w], bank, 1, labels=model.labels, only=y).index
+        upper = jnp.where(_hidden(bank, at_w, w)[:, 0], jnp.inf, away * (1 + relative))
+        upper = jnp.where(fooled(model, search(query, bank, 1), y), 0.0, upper)
         slots = ((0, 0), (0, POOL - near.own.index.shape[1]))
         known = _Known(
             bound=bound,
             least=bound.min(1),
             solved=jnp.full(len(x), jnp.inf),
             upper=upper,
-            point=jnp.where((upper > 0)[:, None], bank[w], query),
+            point=jnp.where(((upper > 0) & (upper < jnp.inf))[:, None], bank[w], query),
             pool=jnp.pad(near.own.index, slots, constant_values=-1),
         )
         lanes = min(LANES, len(x))
@@ -162,8 +165,8 @@ def _examine(model, relative, box, query, y, absolute, known):
     bound = cells.radius(cell, weight, to_w[..., None], to_z[:, None], relative) - 4 * absolute[:, None]
     bound = jnp.maximum(bound, -before)
     least = jnp.argmin(bound, 1)
-    every = (cell, weight, bound, bank[w], to_w[..., None])
-    cell, weight, lower, end, to_w = jax.tree.map(lambda leaf: leaf[lane, least], every)
+    every = (cell, weight, bound, w, bank[w], to_w[..., None])
+    cell, weight, lower, number, end, to_w = jax.tree.map(lambda leaf: leaf[lane, least], every)
 
     # Into the cell as the pool has it, and from there as all rows have it.
     away = cells.step(cell, weight)
@@ -177,16 +180,17 @@ def _examine(model, relative, box, query, y, absolute, known):
     found = search(point, bank, min(CUTS, len(bank)), labels=model.labels, only=y)
     to_w = jnp.sum(jnp.square(point - end), -1)[:, None]
     to_z = jnp.square(found.distance)
-    new = (to_z < to_w) & (found.index[..., None] != known.pool[:, None]).all(-1)
     lengths = jnp.sum(jnp.square(end[:, None] - bank[found.index]), -1)
+    new = (to_z < to_w) & (lengths > 0) & (found.index[..., None] != known.pool[:, None]).all(-1)
     gap = (to_z - to_w) / 2 - cells.margin(to_w, to_z, lengths, relative, absolute[:, None])
     gap = jnp.where((found.index >= 0) & (lengths > 0), gap, jnp.inf)
     point = jnp.clip(_towards(end, point, gap, lengths / 2), low, high)
     norm = jnp.sqrt(jnp.sum(jnp.square(point - query), -1)) * (1 + relative)
-    better = (gap[:, -1] >= 0) & (norm < known.upper)  # else rows not found may be in the way
+    hidden = _hidden(bank, found.index, number).any(1)
+    better = (gap[:, -1] >= 0) & (norm < known.upper) & ~hidden  # else rows not found may be in the way
 
-    solved = ~new.any(1)
-    bound = bound.at[lane, least].set(jnp.where(solved, jnp.inf, lower))
+    solved = ~new.any(1) & ~hidden
+    bound = bound.at[lane, least].set(jnp.where(solved | hidden, jnp.inf, lower))
     bound = known.bound.at[lane[:, None], w].set(bound)
     use = jnp.where(there, jnp.where(weight > 0, 1, 2), 3)
     order = jnp.argsort(jnp.concatenate([jnp.where(new, 0, 3), use], 1), 1, stable=True)
@@ -199,6 +203,12 @@ def _examine(model, relative, box, query, y, absolute, known):
         point=jnp.where(better[:, None], point, known.point),
         pool=jnp.take_along_axis(pool, order[:, :POOL], 1),
     )
+
+
+def _hidden(bank, own, w):
+    """Whether the row w equals one of these before it, which it never comes before in a vote."""
+    equal = (bank[own] == bank[w][:, None]).all(-1)
+    return equal & (own >= 0) & (own < w[:, None])
 
 
 def _towards(end, point, gap, at_end):

@@ -183,9 +183,9 @@ def knn(
 def shard(model: KNN, mesh: Mesh) -> KNN:
     """The classifier with its banks over the devices of a `knn_jax.mesh.make`.
 
-    It decides as before, and so do the attacks that retrieve rows; `attacks.kfgsm` and `dknn`, which go
-    over the whole bank, and certificates refuse it. With several processes each gives its own rows to
-    `neighbors.shard` instead.
+    It decides as before, and so do the attacks that retrieve rows; `attacks.kfgsm`, `dknn` and
+    `imitate`, which go over the whole bank, and certificates refuse it. With several processes each
+    gives its own rows to `neighbors.shard` instead.
     """
     return dataclasses.replace(model, banks=tuple(neighbors.shard(bank, mesh) for bank in model.banks))
 

@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from knn_jax import neighbors
-from knn_jax.classifiers.check import Images, Labels, check_top
+from knn_jax.classifiers.check import Images, Labels, check_images, check_top
 from knn_jax.classifiers.decision import Decision
 from knn_jax.classifiers.knn import BATCH, KNN, knn
 
@@ -38,7 +38,7 @@ class Network(Decision):
 
     def votes(self, x: Images) -> Float[Array, "batch class"]:
         """The logits."""
-        return _logits(self, x)
+        return _logits(self, check_images(x))
 
     def references(self, x: Images, count: int | None = None) -> tuple[()]:
         """None."""

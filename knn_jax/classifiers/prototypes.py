@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from knn_jax.classifiers.check import Images, Labels
@@ -43,7 +44,7 @@ def prototypes(samples: KNN, rows: Float[Array, "class *count dim"]) -> Prototyp
 
     `samples` is `knn` on one tap of images of every class, `rows` are one prototype of each class or
     several; where the metric is cosine they must have length 1, as features have. Raises ValueError
-    for rows of another shape, number of classes or dimensions, and for several taps.
+    for rows of another shape, number of classes, dimensions or length, and for several taps.
     """
     if len(samples.banks) != 1:
         raise ValueError(f"prototypes lie in one tap, and the samples have {len(samples.banks)}")
@@ -57,6 +58,12 @@ def prototypes(samples: KNN, rows: Float[Array, "class *count dim"]) -> Prototyp
             f"prototypes of {classes} classes in {dim} dimensions, and samples of {samples.classes} in "
             f"{bank.shape[1]}"
         )
+    if samples.unit and not isinstance(rows, Tracer):
+        length = np.linalg.norm(np.asarray(rows), axis=-1)
+        if not np.allclose(length, 1, atol=1e-3):
+            raise ValueError(
+                f"prototypes of lengths {length.min():g} to {length.max():g}: by cosine each must be 1"
+            )
     rows = jnp.asarray(rows, bank.dtype).reshape(-1, dim)
     labels = jnp.repeat(jnp.arange(classes, dtype=jnp.int32), count)
     near = samples.nearest(rows, bank, 1, labels=samples.labels, only=labels).index[:, 0]
