@@ -124,7 +124,7 @@ def test_the_first_norm_that_all_have(finished, drawn, tmp_path):
     compare.compare(str(tmp_path), [finished("one", both), finished("two", other)])
     _, _, runs, norm = drawn["grid"]
     assert norm == "linf"
-    assert runs[0].norm.tolist() == [0.1] * N
+    np.testing.assert_array_equal(runs[0].norm, np.float32([0.1] * N))
 
 
 def test_without_a_measured_run_the_way_to_it_is_told(finished, drawn, tmp_path, capsys):
