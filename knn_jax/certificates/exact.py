@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float
 
 from knn_jax.certificates import cells, sets
 from knn_jax.certificates.bisectors import every_cell
-from knn_jax.certificates.branches import fooled
 from knn_jax.certificates.sides import check, sides
 from knn_jax.classifiers import BATCH, Images, Labels
 from knn_jax.neighbors import in_tiles, search, top_k
@@ -111,9 +110,11 @@ def _exact(model, x, y, lipschitz, *, box):
         bound = in_tiles(bisectors, max(1, SCORED // (rows * NEAR)))(query, y, near.own)
         bound = jnp.maximum(bound - 4 * near.absolute[:, None], 0.0)
         away, w = near.other.distance[:, 0], near.other.index[:, 0]
-        at_w = search(bank[w], bank, 1, labels=model.labels, only=y).index
-        upper = jnp.where(_hidden(bank, at_w, w)[:, 0], jnp.inf, away * (1 + relative))
-        upper = jnp.where(fooled(model, search(query, bank, 1), y), 0.0, upper)
+        at_w = search(bank[w], bank, 1, labels=model.labels, only=y)
+        hidden = _hidden(at_w.distance, at_w.index, w)[:, 0]
+        own, z = near.own.distance[:, 0], near.own.index[:, 0]
+        wrong = (away < own) | ((away == own) & (w < z))
+        upper = jnp.where(wrong, 0.0, jnp.where(hidden, jnp.inf, away * (1 + relative)))
         slots = ((0, 0), (0, POOL - near.own.index.shape[1]))
         known = _Known(
             bound=bound,
@@ -186,7 +187,7 @@ def _examine(model, relative, box, query, y, absolute, known):
     gap = jnp.where((found.index >= 0) & (lengths > 0), gap, jnp.inf)
     point = jnp.clip(_towards(end, point, gap, lengths / 2), low, high)
     norm = jnp.sqrt(jnp.sum(jnp.square(point - query), -1)) * (1 + relative)
-    hidden = _hidden(bank, found.index, number).any(1)
+    hidden = _hidden(lengths, found.index, number).any(1)
     better = (gap[:, -1] >= 0) & (norm < known.upper) & ~hidden  # else rows not found may be in the way
 
     solved = ~new.any(1) & ~hidden
@@ -205,10 +206,9 @@ def _examine(model, relative, box, query, y, absolute, known):
     )
 
 
-def _hidden(bank, own, w):
-    """Whether the row w equals one of these before it, which it never comes before in a vote."""
-    equal = (bank[own] == bank[w][:, None]).all(-1)
-    return equal & (own >= 0) & (own < w[:, None])
+def _hidden(length, own, w):
+    """Whether the row w, so far from these, equals one before it, which it never precedes in a vote."""
+    return (length == 0) & (own >= 0) & (own < w[:, None])
 
 
 def _towards(end, point, gap, at_end):
