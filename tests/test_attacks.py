@@ -234,10 +234,12 @@ RIVALS = {
 
 
 @norms
+@pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("rivals", RIVALS.values(), ids=RIVALS)
-def test_minimum_norm_comes_close_to_the_known_boundary(norm, rivals):
-    """One row of the class: the boundary is the nearest bisector, whose foot lies in the box."""
-    model = pixels([OWN, *rivals], [0, 2, 1, 1, 1, 1])
+def test_minimum_norm_comes_close_to_the_known_boundary(norm, rivals, k):
+    """One row of the class: the boundary is the nearest bisector, whose foot lies in the box. With k
+    copies of each row, the k nearest vote alike."""
+    model = pixels([OWN, *rivals] * k, [0, 2, 1, 1, 1, 1] * k, k=k)
     x = jnp.array([[0.42, 0.5, 0.46, 0.45], [0.4, 0.48, 0.5, 0.4], OWN], jnp.float32)
     truth = np.array([bisector(image, OWN, rivals, norm) for image in x])
     assert (truth > 0).all()

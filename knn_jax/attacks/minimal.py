@@ -13,6 +13,9 @@ from knn_jax.attacks import outcome
 from knn_jax.attacks.outcome import Found, Images, Labels
 from knn_jax.neighbors import in_tiles
 
+BEYOND = 10  # references of each class beyond the half of k, the nearest that may step in
+SHARP = 0.1  # how much colder than soft votes ranks are
+
 
 def minimum_norm(
     key: Array,
@@ -28,12 +31,13 @@ def minimum_norm(
     """Searches the smallest perturbation that changes the vote of a neighbour classifier.
 
     Normalised gradient steps in a ball that shrinks while the hard vote is fooled and grows while it
-    is not (decoupled direction and norm, Rony et al. 2019). The gradient is that of the soft vote's
-    margin over the rows nearest to the current image of every class, retrieved anew every `refresh`
-    steps, at a temperature falling from 3 to 0.1. Each of the `starts` takes `steps` gradients: the
-    image itself, a third of them the image with noise, then its nearest rows of other classes, pulled
-    back to the boundary by bisection, and the last the best of all these. The least perturbation is
-    returned, judged anew.
+    is not (decoupled direction and norm, Rony et al. 2019). The gradient is that of the lead of class y
+    over the rows nearest to the current image of every class, retrieved anew every `refresh` steps, at
+    a falling temperature: by the ranks of rows where neighbours vote (`neighbors.ranks`), else by what
+    the model has for soft votes. Each of the `starts` takes `steps` gradients: the image itself, a
+    third of them the image with noise, then its nearest rows of other classes, pulled back to the
+    boundary by bisection, and the last the best of all these. The least perturbation is returned,
+    judged anew.
 
     Raises ValueError for images outside [0, 1], labels out of range and numbers that are too small.
     """
@@ -46,7 +50,10 @@ def minimum_norm(
 @functools.partial(jax.jit, static_argnames=("norm", "steps", "starts", "refresh"))
 def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
     measure = balls.ball(norm, 0.0).norm
+    ranked = hasattr(model, "ranks")
     count = outcome.references(model)
+    if ranked:
+        count = max(count, min(model.k // 2 + BEYOND, len(model.images)))
 
     def batch(place, x, y):
         keys = outcome.keys(key, place)
@@ -81,10 +88,14 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
                 radius = jnp.where(wrong, shorter, radius * (1 + shrink))
                 radius = jnp.minimum(radius, best[1] * (1 - shrink / 2))
 
-                def margin(z):
-                    return outcome.lead(model, model.soft_votes(z, references, temperature), y).sum()
+                def lead(z):
+                    if ranked:
+                        scores = model.ranks(z, references, y, SHARP * temperature)
+                    else:
+                        scores = model.soft_votes(z, references, temperature)
+                    return outcome.lead(model, scores, y).sum()
 
-                ball, gradient = balls.ball(norm, radius), jax.grad(margin)(image)
+                ball, gradient = balls.ball(norm, radius), jax.grad(lead)(image)
                 return best, balls.step(ball, x, image, gradient, -stride * radius), radius
 
             def period(carry, first):

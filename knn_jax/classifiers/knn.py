@@ -85,6 +85,15 @@ class KNN(Decision):
         first, *others = (neighbors.soft_votes(d, self.k, temperature) for d in squared)
         return sum(others, first)
 
+    def ranks(
+        self, x: Images, references: References, y: Labels, temperature: float | Float[Array, ""]
+    ) -> Float[Array, "batch class"]:
+        """By how little each class misses taking the vote from class y, see `neighbors.ranks`; summed
+        over taps. It needs more than k / 2 references of every class.
+        """
+        squared = self.squared_distances(x, references)
+        return jnp.sum(jnp.stack([neighbors.ranks(d, y, self.k, temperature) for d in squared]), 0)
+
     def squared_distances(
         self, x: Images, references: References
     ) -> tuple[Float[Array, "batch class count"], ...]:

@@ -8,7 +8,7 @@ from knn_jax.neighbors.selection import top_k
 from knn_jax.neighbors.sharded import Sharded, shard
 from knn_jax.neighbors.stream import stream
 from knn_jax.neighbors.tiles import in_tiles
-from knn_jax.neighbors.votes import nearness, soft_votes, votes
+from knn_jax.neighbors.votes import nearness, ranks, soft_votes, votes
 
 __all__ = [
     "Cosine",
@@ -22,6 +22,7 @@ __all__ = [
     "in_tiles",
     "merge",
     "nearness",
+    "ranks",
     "rounding",
     "search",
     "shard",

@@ -35,3 +35,45 @@ def nearness(
     beyond = ordered[:, k] if ordered.shape[1] > k else 3 * kth
     r = ((kth + beyond) / 2)[:, None]
     return (r - squared) / jnp.maximum(r * temperature, jnp.finfo(squared.dtype).tiny)
+
+
+def ranks(
+    squared: Float[Array, "query class count"],
+    y: Int[Array, " query"],
+    k: int,
+    temperature: float | Float[Array, ""],
+) -> Float[Array, "query class"]:
+    """By how little each class misses taking the vote of k from class y: its largest squared distance
+    among as many rows as it needs, negated, in units of the k-th; for class y that of the first row
+    that it must not keep.
+
+    y keeps at most h = k // 2 votes once k - h rows of other classes are nearer than its row h + 1; of
+    these h must be of one class to have no fewer votes. So the score of y is below another's where the
+    hard vote is lost: just there for two classes and for k up to 3; with more, rows of third classes
+    may stand between. That is at temperature 0; above it the rows share by a softmax, y's from h + 1 on
+    and the other's up to the last needed.
+
+    (The regions of Yang et al. 2020, "Robustness for non-parametric classification", of which they take
+    a few and solve each; here they are the nearest at the image as it is. Soft votes saturate where
+    ranks do not: for 5-NN on pixels of MNIST `minimum_norm` by soft votes leaves norms larger by a
+    tenth, on trained features by -1% to 1%.)
+    """
+    batch, classes, count = squared.shape
+    half = k // 2
+    kth = lax.stop_gradient(jnp.sort(squared.reshape(batch, -1), -1)[:, min(k, classes * count) - 1])
+    unit = jnp.where(kth > 0, kth, 1.0)[:, None]
+    squared = jnp.minimum(jnp.sort(squared, -1) / unit[:, None], 1e6)  # rows that a class lacks are far
+    softly = jnp.maximum(temperature, 1e-6)
+
+    def largest(rows):
+        return softly * jax.nn.logsumexp(rows / softly, -1)
+
+    own = jax.nn.one_hot(y, classes, dtype=bool)
+    needed = squared[..., :half]
+    if k % 2:
+        nearest = jnp.where(own, jnp.inf, squared[..., 0])[:, None]
+        elsewhere = jnp.where(jnp.eye(classes, dtype=bool), jnp.inf, nearest).min(-1)
+        one_more = jnp.minimum(squared[..., min(half, count - 1)], elsewhere)
+        needed = jnp.concatenate([needed, one_more[..., None]], -1)
+    kept = jnp.take_along_axis(squared, y[:, None, None], 1)[:, :, min(half, count - 1) :]
+    return -jnp.where(own, -largest(-kept), largest(needed))
