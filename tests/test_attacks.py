@@ -250,6 +250,13 @@ def test_minimum_norm_comes_close_to_the_known_boundary(norm, rivals, k):
     assert (found.norm <= 1.25 * truth).all()
 
 
+def test_pgd_takes_soft_votes_of_neighbours_at_temperature_1(digits):
+    model, x, y = digits
+    attack = partial(attacks.pgd, KEY, model, x, y, eps=0.2, steps=3)
+    np.testing.assert_array_equal(attack().image, attack(temperature=1.0).image)
+    assert (attack().image != attack(temperature=0.1).image).any()
+
+
 @each
 def test_an_image_wrong_already_is_left_alone(digits, name):
     model, x, y = digits
