@@ -56,7 +56,7 @@ def ranks(
     (The regions of Yang et al. 2020, "Robustness for non-parametric classification", of which they take
     a few and solve each; here they are the nearest at the image as it is. Soft votes saturate where
     ranks do not: for 5-NN on pixels of MNIST `minimum_norm` by soft votes leaves norms larger by a
-    tenth, on trained layers by up to 1%. Of several taps, whose votes are added, none need be won, and
+    tenth, on trained layers by up to 4%. Of several taps, whose votes are added, none need be won, and
     the sum of their ranks left norms larger by 1% there.)
     """
     batch, classes, count = squared.shape
