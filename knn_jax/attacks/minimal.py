@@ -49,7 +49,7 @@ def minimum_norm(
 @functools.partial(jax.jit, static_argnames=("norm", "steps", "starts", "refresh"))
 def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
     measure = balls.ball(norm, 0.0).norm
-    ranked = len(getattr(model, "banks", ())) == 1  # of several taps none need be won
+    ranked = outcome.taps(model) == 1  # of several taps none need be won
     count = outcome.references(model)
     if ranked:
         count = max(count, min(model.k // 2 + BEYOND, len(model.images)))

@@ -67,10 +67,15 @@ def check(model: Any, x: Any, y: Any) -> tuple[Images, Labels]:
     return x, classifiers.check_labels(y, len(x), getattr(model, "classes", jnp.iinfo(jnp.int32).max))
 
 
+def taps(model: Any) -> int:
+    """In how many taps rows vote; 0 where none do."""
+    return len(getattr(model, "banks", ()))
+
+
 def voting(model: Any, *, whole: bool = False) -> None:
     """Raises ValueError for a classifier without rows that vote, or a bank that must be `whole` and is
     spread over devices."""
-    if not hasattr(model, "banks"):
+    if not taps(model):
         name = type(model).__name__
         raise ValueError(f"{name} has no rows that vote, which this attack needs: give classifiers.knn")
     if whole and any(isinstance(bank, neighbors.Sharded) for bank in model.banks):

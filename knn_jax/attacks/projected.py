@@ -54,7 +54,8 @@ def pgd(
     x, y = outcome.check(model, x, y)
     size = check(eps, steps, step_size, restarts, refresh)
     source = model if source is None else source
-    softness = (1.0 if hasattr(source, "banks") else 0.1) if temperature is None else temperature
+    if temperature is None:
+        temperature = 1.0 if outcome.taps(source) else 0.1
     return _pgd(
         key,
         model,
@@ -63,7 +64,7 @@ def pgd(
         y,
         jnp.float32(eps),
         size,
-        jnp.float32(softness),
+        jnp.float32(temperature),
         loss if loss is None or isinstance(loss, Partial) else Partial(loss),
         norm=norm,
         steps=steps,
