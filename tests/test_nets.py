@@ -51,7 +51,9 @@ def test_pixels_are_the_flattened_image():
     np.testing.assert_array_equal(pixels, x.reshape(2, 12))
 
 
-@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (4, 2, 1), (6, 2, 2), (2, 3, 0)])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [(3, 1, 1), (4, 2, 1), (6, 2, 2), (2, 3, 0), (8, 1, 4), (8, 3, 2)]
+)
 def test_the_convolution_and_its_derivatives_are_those_of_lax(size, stride, padding):
     keys = jax.random.split(jax.random.key(0), 5)
     x, dx = (jax.random.normal(key, (2, 7, 9, 3)) for key in keys[:2])
@@ -64,7 +66,7 @@ def test_the_convolution_and_its_derivatives_are_those_of_lax(size, stride, padd
         )
 
     def ours(x, kernel):
-        return convolution._convolve_on_cpu(x, kernel, stride, padding)
+        return convolution.convolve(x, kernel, stride, padding)
 
     @jax.jit
     def derivatives(x, kernel, dx, dkernel):
@@ -78,6 +80,27 @@ def test_the_convolution_and_its_derivatives_are_those_of_lax(size, stride, padd
 
     for mine, expected in zip(*derivatives(x, kernel, dx, dkernel), strict=True):
         np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA's CPU backend is slow at")
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "expected"),
+    [(3, 1, 1, 2), (3, 2, 1, 1), (5, 1, 0, 1), (8, 1, 4, 0)],
+    ids=["both", "a stride", "larger than its output", "larger than its image"],
+)
+def test_attacks_convolve_by_no_slow_form(size, stride, padding, expected):
+    """A loop of gradients convolves by kernels in the usual order and within their images, or not."""
+    kernel = jax.random.normal(jax.random.key(0), (size, size, 3, 4))
+
+    def step(_, x):
+        y = jax.grad(lambda x: jnp.sum(convolution.convolve(x, kernel, stride, padding) ** 2))(x)
+        return x + 0.1 * y
+
+    loop = jax.jit(lambda x: lax.fori_loop(0, 3, step, x))
+    program = loop.lower(jax.ShapeDtypeStruct((2, 7, 7, 3), jnp.float32)).compile().as_text()
+    found = re.findall(r" convolution\(.*?dim_labels=(\S+?),", program)
+    assert len(found) == expected
+    assert set(found) <= {"b01f_01io->b01f"}
 
 
 def test_a_tap_does_not_compute_the_layers_after_it(digits):
@@ -100,9 +123,7 @@ def test_taps_are_the_layers_in_height_width_channel_order(digits):
 
     def layer(x, number, stride, padding):
         kernel, bias = params[f"conv{number}"]["kernel"], params[f"conv{number}"]["bias"]
-        return jax.nn.relu(
-            convolution._convolve(x, kernel, stride, padding) + bias.reshape(1, 1, 1, -1)
-        )
+        return jax.nn.relu(convolution.convolve(x, kernel, stride, padding) + bias.reshape(1, 1, 1, -1))
 
     relu1 = layer(x, 1, 1, 1)
     relu3 = layer(layer(relu1, 2, 2, 1), 3, 1, 0)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from knn_jax.nets.convolution import torch_uniform
+from knn_jax.nets.convolution import Conv
 
 UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's, as they had it
 EPSILON = 1e-5  # added to variances
@@ -23,22 +23,9 @@ def convolution(
     padding: int | None = None,
     dtype: Any = None,
 ):
-    """Inside a module: a convolution; unless told, padded to its input's size over `stride`.
-
-    Numbers are multiplied in `dtype`, if it is given; parameters and what comes out stay as they are.
-    """
+    """Inside a module: a convolution; unless told, padded to its input's size over `stride`."""
     padding = size // 2 if padding is None else padding
-    sides, strides = ((padding, padding),) * 2, (stride, stride)
-    init = torch_uniform(size**2 * x.shape[-1])
-    layer = nn.Conv(
-        *(channels, (size, size), strides, sides),
-        use_bias=bias,
-        kernel_init=UNIFORM,
-        bias_init=init,
-        dtype=dtype,
-        name=name,
-    )
-    return layer(x).astype(x.dtype)
+    return Conv(channels, size, stride, padding, UNIFORM, bias, dtype, name=name)(x)
 
 
 def normalise(x, train, name: str):
