@@ -3,7 +3,9 @@
 import functools
 import math
 import re
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +82,24 @@ def test_the_convolution_and_its_derivatives_are_those_of_lax(size, stride, padd
 
     for mine, expected in zip(*derivatives(x, kernel, dx, dkernel), strict=True):
         np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 0)])
+def test_pooling_and_its_gradient_are_those_of_flax(size, stride, padding):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 8, 3))
+    sides: Any = ((padding, padding),) * 2
+
+    def plain(x):
+        return nn.max_pool(x, (size, size), (stride, stride), sides)
+
+    def ours(x):
+        return convolution.max_pool(x, size, stride, padding)
+
+    weight = jax.random.normal(jax.random.key(1), plain(x).shape)
+    np.testing.assert_array_equal(ours(x), plain(x))
+    mine, expected = (jax.grad(lambda x, of=of: jnp.sum(weight * of(x)))(x) for of in (ours, plain))
+    np.testing.assert_allclose(mine, expected, rtol=1e-6, atol=1e-6)
+    assert jax.grad(lambda x: jnp.sum(ours(x)))(jnp.zeros_like(x)).sum() == weight.size
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA's CPU backend is slow at")

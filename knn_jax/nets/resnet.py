@@ -5,10 +5,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from knn_jax.nets.convolution import max_pool
 from knn_jax.nets.normalised import blocks, convolution, normalise, scale
 from knn_jax.nets.trunk import linear, spectral
 
-SIDES: Any = ((1, 1), (1, 1))  # that the pooling pads
 # (blocks, channels) of the stages; the first three are ResNet-18.
 SIZES = {
     "imagenet": ((2, 64), (2, 128), (2, 256), (2, 512)),
@@ -47,7 +47,7 @@ class ResNet(nn.Module):
         x = convolution(x, self.stages[0][1], size, stride, "conv1", dtype=dtype)
         x = nn.relu(normalise(x, train, "norm1"))
         if self.large:
-            x = nn.max_pool(x, (3, 3), (2, 2), SIDES)
+            x = max_pool(x, 3, 2, 1)
         taps = {"conv1": x.reshape(len(x), -1)}
         for tap, name, channels, stride in blocks("conv", self.stages, 2):
             x = Block(channels, stride, dtype, name=name)(x, train)

@@ -4,6 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from knn_jax.nets.convolution import max_pool
 from knn_jax.nets.normalised import convolution, normalise, scale
 from knn_jax.nets.trunk import linear, spectral
 
@@ -34,7 +35,7 @@ class VGG(nn.Module):
             for name in self._names(number, count):
                 x = convolution(x, channels, 3, 1, name, bias=True)
                 x = nn.relu(normalise(x, train, f"{name}_norm"))
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = max_pool(x, 2, 2)
             taps[f"conv{number}"] = x.reshape(len(x), -1)
         x, fixed = x.reshape(len(x), -1), train is False or not self.has_rng("dropout")
         for number, width in enumerate(self.hidden, 1):
