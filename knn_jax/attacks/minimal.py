@@ -33,10 +33,10 @@ def minimum_norm(
     Normalised gradient steps in a ball that shrinks while the hard vote is fooled and grows while it
     is not (decoupled direction and norm, Rony et al. 2019). The gradient is that of the lead of class y
     over the rows nearest to the current image of every class, retrieved anew every `refresh` steps, at
-    a falling temperature: by the ranks of rows where they vote by one tap (`neighbors.ranks`), else by
-    soft votes. Each of the `starts` takes `steps` gradients: the image itself, a third of them the
-    image with noise, then its nearest rows of other classes, pulled back to the boundary by bisection,
-    and the last the best of all these. The least perturbation is returned, judged anew.
+    a falling temperature: by the ranks of rows where rows vote (`neighbors.ranks`), else by soft votes.
+    Each of the `starts` takes `steps` gradients: the image itself, a third of them the image with
+    noise, then its nearest rows of other classes, pulled back to the boundary by bisection, and the
+    last the best of all these. The least perturbation is returned, judged anew.
 
     Raises ValueError for images outside [0, 1], labels out of range and numbers that are too small.
     """
@@ -49,7 +49,7 @@ def minimum_norm(
 @functools.partial(jax.jit, static_argnames=("norm", "steps", "starts", "refresh"))
 def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
     measure = balls.ball(norm, 0.0).norm
-    ranked = outcome.taps(model) == 1  # of several taps none need be won
+    ranked = outcome.taps(model) > 0
     count = outcome.references(model)
     if ranked:
         count = max(count, min(model.k // 2 + BEYOND, len(model.images)))

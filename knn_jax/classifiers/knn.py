@@ -88,10 +88,11 @@ class KNN(Decision):
     def ranks(
         self, x: Images, references: References, y: Labels, temperature: float | Float[Array, ""]
     ) -> Float[Array, "batch class"]:
-        """By how little each class misses taking the vote from class y, see `neighbors.ranks`; of one
-        tap, and with more than k / 2 references of every class."""
-        (squared,) = self.squared_distances(x, references)
-        return neighbors.ranks(squared, y, self.k, temperature)
+        """By how little each class misses taking the vote from class y, see `neighbors.ranks`.
+
+        There must be more than k / 2 references of every class.
+        """
+        return neighbors.ranks(self.squared_distances(x, references), y, self.k, temperature)
 
     def squared_distances(
         self, x: Images, references: References

@@ -1,9 +1,13 @@
 """What neighbours vote for, as counts and differentiably."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
+
+FAR = 1e6  # of rows that a class lacks, in units of the k-th squared distance
 
 
 def votes(labels: Int[Array, "query k"], classes: int) -> Int[Array, "query class"]:
@@ -38,43 +42,58 @@ def nearness(
 
 
 def ranks(
-    squared: Float[Array, "query class count"],
+    squared: Sequence[Float[Array, "query class count"]],
     y: Int[Array, " query"],
     k: int,
     temperature: float | Float[Array, ""],
 ) -> Float[Array, "query class"]:
-    """By how little each class misses taking the vote of k from class y: its largest squared distance
-    among as many rows as it needs, negated, in units of the k-th; for class y that of the first row
-    that it must not keep.
+    """By how little each class misses taking the vote from class y, over all taps; 0 for y itself.
 
-    y keeps at most h = k // 2 votes once k - h rows of other classes are nearer than its row h + 1; of
-    these h must be of one class to have no fewer votes. So the score of y is below another's where the
-    hard vote is lost: just there for two classes and for k up to 3; with more, rows of third classes
-    may stand between. That is at temperature 0; above it the rows share by a softmax, y's from h + 1 on
-    and the other's up to the last needed.
+    `squared` holds each tap's squared distances to the nearest rows of every class, of which k vote. A
+    class takes a tap's j-th vote from y where its j-th row is nearer than the row of y that this
+    displaces, the j-th from the end of k. It needs half of all votes, wherever they are nearest to be
+    had, and of an odd number the last may go to any other class: it misses by the largest gap among
+    these, in units of its tap's k-th squared distance. So its score is above that of y where the hard
+    vote is lost: just there for two classes, and for k up to 3 in one tap; with more, rows of third
+    classes may stand between. That is at temperature 0; above it the gaps share by a softmax.
 
     (The regions of Yang et al. 2020, "Robustness for non-parametric classification", of which they take
     a few and solve each; here they are the nearest at the image as it is. Soft votes saturate where
     ranks do not: for 5-NN on pixels of MNIST `minimum_norm` by soft votes leaves norms larger by a
-    tenth, on trained layers by up to 4%. Of several taps, whose votes are added, none need be won, and
-    the sum of their ranks left norms larger by 1% there.)
+    tenth, on trained layers by up to 4%.)
     """
-    batch, classes, count = squared.shape
-    half = k // 2
-    kth = lax.stop_gradient(jnp.sort(squared.reshape(batch, -1), -1)[:, min(k, classes * count) - 1])
-    unit = jnp.where(kth > 0, kth, 1.0)[:, None]
-    squared = jnp.minimum(jnp.sort(squared, -1) / unit[:, None], 1e6)  # rows that a class lacks are far
+    needed = -(-len(squared) * k // 2)
+    taps = [_ordered(rows, y, k) for rows in squared]
+    gaps = jnp.sort(jnp.concatenate([gap for _, _, gap in taps], -1), -1)[..., :needed]
+    if len(squared) * k % 2:
+        last = gaps[..., -1]
+        for rows, displaced, gap in taps:
+            taken = jnp.sum(gap < gaps[..., -1:], -1, keepdims=True)
+            left = jnp.take_along_axis(displaced, jnp.minimum(taken, k - 1), -1)[..., 0]
+            own = jnp.take_along_axis(rows, jnp.maximum(taken - 1, 0), -1)[..., 0]
+            other = _elsewhere(rows[..., 0], y)
+            other = jnp.where(taken[..., 0] > 0, jnp.maximum(own, other), other)
+            last = jnp.minimum(last, other - left)
+        gaps = gaps.at[..., -1].set(last)
     softly = jnp.maximum(temperature, 1e-6)
+    miss = softly * jax.nn.logsumexp(gaps / softly, -1)
+    return -jnp.where(jax.nn.one_hot(y, miss.shape[1], dtype=bool), 0.0, miss)
 
-    def largest(rows):
-        return softly * jax.nn.logsumexp(rows / softly, -1)
 
-    own = jax.nn.one_hot(y, classes, dtype=bool)
-    needed = squared[..., :half]
-    if k % 2:
-        nearest = jnp.where(own, jnp.inf, squared[..., 0])[:, None]
-        elsewhere = jnp.where(jnp.eye(classes, dtype=bool), jnp.inf, nearest).min(-1)
-        one_more = jnp.minimum(squared[..., min(half, count - 1)], elsewhere)
-        needed = jnp.concatenate([needed, one_more[..., None]], -1)
-    kept = jnp.take_along_axis(squared, y[:, None, None], 1)[:, :, min(half, count - 1) :]
-    return -jnp.where(own, -largest(-kept), largest(needed))
+def _ordered(squared, y, k):
+    """Each class's rows from the nearest on, the rows of y that they displace, and what is between."""
+    batch, classes, count = squared.shape
+    kth = lax.stop_gradient(jnp.sort(squared.reshape(batch, -1), -1)[:, min(k, classes * count) - 1])
+    unit = jnp.where(kth > 0, kth, 1.0)[:, None, None]
+    rows = jnp.minimum(jnp.sort(squared, -1) / unit, FAR)[..., :k]
+    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, k - rows.shape[-1])), constant_values=FAR)
+    own = jnp.take_along_axis(rows, y[:, None, None], 1)
+    displaced = jnp.broadcast_to(own[..., ::-1], rows.shape)
+    return rows, displaced, rows - displaced
+
+
+def _elsewhere(nearest, y):
+    """The nearest row that is neither of y nor of the class itself."""
+    classes = nearest.shape[1]
+    others = jnp.where(jax.nn.one_hot(y, classes, dtype=bool), FAR, nearest)[:, None]
+    return jnp.where(jnp.eye(classes, dtype=bool)[None], FAR, others).min(-1)
