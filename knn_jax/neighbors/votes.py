@@ -1,5 +1,6 @@
 """What neighbours vote for, as counts and differentiably."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -67,14 +68,8 @@ def ranks(
     gaps = jnp.sort(jnp.concatenate([gap for _, _, gap in taps], -1), -1)[..., :needed]
     if len(squared) * k % 2:
         last = gaps[..., -1]
-        for rows, displaced, gap in taps:
-            taken = jnp.sum(gap < gaps[..., -1:], -1, keepdims=True)
-            left = jnp.take_along_axis(displaced, jnp.minimum(taken, k - 1), -1)[..., 0]
-            own = jnp.take_along_axis(rows, jnp.maximum(taken - 1, 0), -1)[..., 0]
-            other = _elsewhere(rows[..., 0], y)
-            other = jnp.where(taken[..., 0] > 0, jnp.maximum(own, other), other)
-            last = jnp.minimum(last, other - left)
-        gaps = gaps.at[..., -1].set(last)
+        others = [_of_another(*tap, last, y) for tap in taps]
+        gaps = gaps.at[..., -1].set(functools.reduce(jnp.minimum, others, last))
     softly = jnp.maximum(temperature, 1e-6)
     miss = softly * jax.nn.logsumexp(gaps / softly, -1)
     return -jnp.where(jax.nn.one_hot(y, miss.shape[1], dtype=bool), 0.0, miss)
@@ -92,8 +87,13 @@ def _ordered(squared, y, k):
     return rows, displaced, rows - displaced
 
 
-def _elsewhere(nearest, y):
-    """The nearest row that is neither of y nor of the class itself."""
-    classes = nearest.shape[1]
-    others = jnp.where(jax.nn.one_hot(y, classes, dtype=bool), FAR, nearest)[:, None]
-    return jnp.where(jnp.eye(classes, dtype=bool)[None], FAR, others).min(-1)
+def _of_another(rows, displaced, gap, last, y):
+    """The gap that a third class's row leaves after the class's own whose gaps are below the `last`."""
+    taken = jnp.sum(gap < last[..., None], -1, keepdims=True)
+    before = jnp.take_along_axis(rows, jnp.maximum(taken - 1, 0), -1)
+    before = jnp.where(taken > 0, before, 0.0)[..., 0]  # the rows of the class that are nearer still
+    left = jnp.take_along_axis(displaced, jnp.minimum(taken, rows.shape[-1] - 1), -1)[..., 0]
+    classes = rows.shape[1]
+    nearest = jnp.where(jax.nn.one_hot(y, classes, dtype=bool), FAR, rows[..., 0])[:, None]
+    other = jnp.where(jnp.eye(classes, dtype=bool)[None], FAR, nearest).min(-1)
+    return jnp.maximum(before, other) - left
