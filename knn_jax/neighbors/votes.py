@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-FAR = 1e6  # of rows that a class lacks, in units of the k-th squared distance
+ABSENT = 1e6  # of rows that a class lacks, in units of the k-th squared distance
 
 
 def votes(labels: Int[Array, "query k"], classes: int) -> Int[Array, "query class"]:
@@ -80,8 +80,8 @@ def _ordered(squared, y, k):
     batch, classes, count = squared.shape
     kth = lax.stop_gradient(jnp.sort(squared.reshape(batch, -1), -1)[:, min(k, classes * count) - 1])
     unit = jnp.where(kth > 0, kth, 1.0)[:, None, None]
-    rows = jnp.minimum(jnp.sort(squared, -1) / unit, FAR)[..., :k]
-    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, k - rows.shape[-1])), constant_values=FAR)
+    rows = jnp.minimum(jnp.sort(squared, -1) / unit, ABSENT)[..., :k]
+    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, k - rows.shape[-1])), constant_values=ABSENT)
     own = jnp.take_along_axis(rows, y[:, None, None], 1)
     displaced = jnp.broadcast_to(own[..., ::-1], rows.shape)
     return rows, displaced, rows - displaced
@@ -94,6 +94,6 @@ def _of_another(rows, displaced, gap, last, y):
     before = jnp.where(taken > 0, before, 0.0)[..., 0]  # the rows of the class that are nearer still
     left = jnp.take_along_axis(displaced, jnp.minimum(taken, rows.shape[-1] - 1), -1)[..., 0]
     classes = rows.shape[1]
-    nearest = jnp.where(jax.nn.one_hot(y, classes, dtype=bool), FAR, rows[..., 0])[:, None]
-    other = jnp.where(jnp.eye(classes, dtype=bool)[None], FAR, nearest).min(-1)
+    nearest = jnp.where(jax.nn.one_hot(y, classes, dtype=bool), ABSENT, rows[..., 0])[:, None]
+    other = jnp.where(jnp.eye(classes, dtype=bool)[None], ABSENT, nearest).min(-1)
     return jnp.maximum(before, other) - left
