@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from jax import lax
 
 from knn_jax import neighbors
-from knn_jax.neighbors import Cosine, Euclidean, InnerProduct, Subspaces, metrics, tiles
+from knn_jax.neighbors import Cosine, Euclidean, InnerProduct, Subspaces, metrics, passes, tiles
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -232,13 +233,13 @@ def test_bytes_may_search_bytes():
     check(search(query, bank, K), "l2", query, bank, K)
 
 
-def nasty(kind):
-    """(query, bank, centre): what may be hard to bound, with centres that need not be the mean."""
+def nasty(kind, dim):
+    """(query, bank): what may be hard to bound."""
     rng = np.random.default_rng(1)
     if kind in KINDS:
-        query, bank = (np.asarray(a, np.float64) for a in sample(kind, 300))
+        query, bank = (np.asarray(a, np.float64) for a in sample(kind, 300, dim=dim))
     else:
-        bank, query = rng.normal(size=(300, 30)), rng.normal(size=(MANY, 30))
+        bank, query = rng.normal(size=(300, dim)), rng.normal(size=(MANY, dim))
     if kind == "zeros":
         bank[::3], query[::3] = 0, 0
     if kind == "the rows themselves":
@@ -271,11 +272,10 @@ NASTY = [
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def bounds(metric, coarse, query, bank, centre):
+def bounds(metric, mode, query, bank, centre):
     """(floor, key) of all pairs."""
-    summary, largest = metric.summary(bank, centre)
-    scores = metric.scores(query, bank, summary, centre, coarse)
-    floor = metric.floor(scores, query, largest, centre, coarse)
+    scores = metric.scores(query, bank, metric.summary(bank, centre), centre, mode)
+    floor = metric.floor(scores, query, centre, mode)
     return floor, metric.distance(query[:, None], bank[None])
 
 
@@ -286,31 +286,68 @@ def as_matrix_units(monkeypatch):
         bits = lax.bitcast_convert_type(x, jnp.int32)
         return lax.bitcast_convert_type((bits + 2**12) & jnp.int32(-(2**13)), jnp.float32)
 
-    def product(query, rows, coarse):
-        if coarse == "tensorfloat32":
-            query, rows, coarse = rounded(query), rounded(rows), None
-        return exact(query, rows, coarse)
+    def product(query, rows, mode, centre=None, scale=None):
+        if mode == "tensorfloat32":
+            rows, centre, scale = rounded(metrics._shifted(rows, centre, scale)), None, None
+            query, mode = rounded(query), "centred"
+        return exact(query, rows, mode, centre, scale)
 
     exact = metrics._product
     monkeypatch.setattr(metrics, "_product", product)
 
 
-@pytest.mark.parametrize("coarse", [None, *COARSE])
+@pytest.mark.parametrize("mode", ["in_place", "centred", *COARSE])
 @pytest.mark.parametrize(
     "metric", [Euclidean(), InnerProduct(), Cosine(), Subspaces(1), Subspaces(2), Subspaces(3)], ids=str
 )
-def test_no_row_is_nearer_than_the_floor_of_its_score(monkeypatch, metric, coarse):
-    """What proves that a search missed nothing; about whatever centre."""
+def test_no_row_is_nearer_than_the_floor_of_its_score(monkeypatch, metric, mode):
+    """What proves that a search missed nothing; about whatever centre, in one block or in three."""
     as_matrix_units(monkeypatch)
     above = {}
-    for kind in KINDS + NASTY:
-        query, bank = nasty(kind)
+    for kind, dim in itertools.product(KINDS + NASTY, (30, 2 * metrics.BLOCK + 32)):
+        query, bank = nasty(kind, dim)
         mean = bank.mean(0, keepdims=True)
         for name, centre in (("mean", mean), ("zero", 0 * mean), ("far", 100 * mean + 1000)):
-            floor, key = map(np.asarray, bounds(metric, coarse, query, bank, centre))
+            floor, key = map(np.asarray, bounds(metric, mode, query, bank, centre))
             if not (floor <= key).all():
-                above[kind, name] = f"{np.mean(~(floor <= key)):.0%}, by {np.max(floor - key):.1e}"
+                above[kind, dim, name] = f"{np.mean(~(floor <= key)):.0%}, by {np.max(floor - key):.1e}"
     assert not above
+
+
+def alike(dim=2048):
+    """Features as untrained networks have them: a large part in common, and hardly any of their own."""
+    rng = np.random.default_rng(0)
+    common = np.abs(rng.normal(size=dim))
+    query, bank = (common * (1 + 1e-3 * rng.normal(size=(rows, dim))) for rows in (FEW, 600))
+    return jnp.asarray(query, jnp.float32), jnp.asarray(bank, jnp.float32)
+
+
+@pytest.mark.parametrize("metric", [Euclidean(), Cosine()], ids=str)
+def test_the_floor_about_the_centre_tells_apart_what_is_alike(metric):
+    """Where that of the rows in place falls short, it is within a twentieth of the distance."""
+    query, bank = alike()
+    centre = bank.mean(0, keepdims=True)
+    floor, key = map(np.asarray, bounds(metric, "in_place", query, bank, centre))
+    assert (floor < 0.9 * key).all()
+    floor, key = map(np.asarray, bounds(metric, "centred", query, bank, centre))
+    assert (floor > 0.95 * key).all()
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_rows_that_are_alike_are_not_all_measured(monkeypatch, metric):
+    """The bound about the centre decides, and the answer is that of measuring all."""
+    query, bank = alike()
+    expected = jax.jit(functools.partial(neighbors.search, k=590, metric=metric))(query, bank)
+
+    def none(query, *_, **__):
+        return neighbors.Neighbors(
+            jnp.full((len(query), 1, K), jnp.inf), jnp.zeros((len(query), 1, K), int)
+        )
+
+    monkeypatch.setattr(passes, "_directly", none)
+    near = jax.jit(functools.partial(neighbors.search, k=K, metric=metric))(query, bank)
+    np.testing.assert_array_equal(near.index, expected.index[:, :K])
+    np.testing.assert_allclose(near.distance, expected.distance[:, :K], rtol=1e-6)
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=str)

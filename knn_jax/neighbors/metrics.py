@@ -2,20 +2,28 @@
 
 Each metric is a value with these methods, all about a `centre` (1, dim) and in one floating type:
 
-summary(rows, centre)       what `scores` needs of each row (row, ...), and the largest norms (...)
+summary(rows, centre)       what `scores` needs of each row (row, ...)
 scores(query, rows, ...)    (query, row), larger for nearer rows
 floor(score, query, ...)    no row of at most that score is nearer: rounding is counted in
 distance(query, rows)       of any leading shape, free of cancellation
 held                        arrays of the size of the scores that these need at once
+
+Scores are made in a `Mode`: `in_place` of rows where they lie; else of rows less the centre, which must
+be copied, but whose rounding is in proportion to what tells them apart. In the `centred` one it is also
+that of a block of dimensions, however many there are.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 Coarse = Literal["bfloat16", "tensorfloat32"]
+Mode = Literal["in_place", "centred"] | Coarse
+BLOCK = 128  # dimensions that are summed first
 UNIT = {"bfloat16": 2.0**-8, "tensorfloat32": 2.0**-10}  # relative error of a number cut short
 
 
@@ -27,23 +35,23 @@ class Euclidean:
     held = 1
 
     def summary(self, rows, centre):
-        norm = jnp.sum(jnp.square(rows - centre), -1)
-        return norm / 2, norm.max()
+        return jnp.sum(jnp.square(rows - centre), -1)
 
-    def scores(self, query, rows, summary, centre, coarse):
-        """<q - m, b - m> - |b - m|^2 / 2; the exact pass leaves out <q - m, m>, to copy no row."""
-        rows = rows - centre if coarse else rows
-        return _product(query - centre, rows, coarse) - summary[None]
+    def scores(self, query, rows, summary, centre, mode):
+        """<q - m, b - m> (in place <q - m, b>) - |b - m|^2 / 2, and what it may lack."""
+        shift = None if mode == "in_place" else centre
+        norms = _squares(rows, centre) if mode == "centred" else summary
+        return _product(query - centre, rows, mode, shift) - _half(query, mode) * norms[None]
 
-    def floor(self, score, query, largest, centre, coarse):
+    def floor(self, score, query, centre, mode):
         query = query - centre
-        own = jnp.sum(jnp.square(query), -1, keepdims=True)
-        inner = 0.0 if coarse else jnp.sum(query * centre, -1, keepdims=True)
-        # Norms multiplied in the matmul, and in <q - m, m>.
-        reach = jnp.sqrt(largest) + (0.0 if coarse else 2 * jnp.sqrt(jnp.sum(jnp.square(centre))))
-        bound = jnp.sqrt(own) * reach
-        slack = rounding(query) * (3 * own + 3 * largest + 2 * bound) + 2 * _lost(coarse) * bound
-        return self._of(own + 2 * inner - 2 * score - slack)
+        own = _squares(query)[:, None]
+        squared = 2 * (_half(query, mode) * own - score)
+        if mode == "in_place":
+            inner = jnp.sum(query * centre, -1, keepdims=True)
+            lost = jnp.sqrt(own) * jnp.sqrt(jnp.sum(jnp.square(centre)))
+            squared += 2 * (inner - 2 * rounding(query) * lost)
+        return self._of(squared * (1 - rounding(query)))  # less when measured
 
     def distance(self, query, rows):
         return self._of(jnp.sum(jnp.square(query - rows), -1))
@@ -59,15 +67,15 @@ class InnerProduct:
     held = 1
 
     def summary(self, rows, centre):
-        norm = jnp.sum(jnp.square(rows), -1)
-        return jnp.zeros_like(norm), norm.max()
+        return jnp.sqrt(jnp.sum(jnp.square(rows), -1))
 
-    def scores(self, query, rows, summary, centre, coarse):
-        return _product(query, rows, coarse)
+    def scores(self, query, rows, summary, centre, mode):
+        """<q, b> and what it may lack."""
+        own = jnp.sqrt(jnp.sum(jnp.square(query), -1, keepdims=True))
+        return _product(query, rows, mode) + (3 * rounding(query) + _lost(mode)) * own * summary[None]
 
-    def floor(self, score, query, largest, centre, coarse):
-        bound = jnp.sqrt(jnp.sum(jnp.square(query), -1, keepdims=True)) * jnp.sqrt(largest)
-        return -score - (3 * rounding(query) + _lost(coarse)) * bound
+    def floor(self, score, query, centre, mode):
+        return -score
 
     def distance(self, query, rows):
         return -jnp.sum(query * rows, -1)
@@ -81,13 +89,27 @@ class Cosine:
 
     def summary(self, rows, centre):
         norm = _norm(rows)[..., 0]
-        return jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1.0), 0.0), ()
+        return jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1.0), 0.0)
 
-    def scores(self, query, rows, summary, centre, coarse):
-        return _product(_direction(query), rows, coarse) * summary[None]
+    def scores(self, query, rows, summary, centre, mode):
+        """<q, b> of directions; or, about that of the centre, as `Euclidean`."""
+        query = _direction(query)
+        if mode == "in_place":
+            return _product(query, rows, mode) * summary[None]
+        about = _direction(centre), summary
+        norms = _squares(rows, *about)
+        return _product(query - about[0], rows, mode, *about) - _half(query, mode) * norms[None]
 
-    def floor(self, score, query, largest, centre, coarse):
-        return 1 - score - (8 * rounding(query) + 2 * _lost(coarse))
+    def floor(self, score, query, centre, mode):
+        lost = rounding(query)
+        if mode == "in_place":
+            apart = 1 - score - 2 * lost
+        else:  # directions whose lengths are each wrong by lost / 2 are lost^2 / 2 further apart
+            own = _squares(_direction(query) - _direction(centre))[:, None]
+            apart = _half(query, mode) * own - score - 2 * lost**2
+        apart = jnp.maximum(apart, 0.0)
+        # Measured it is less by the rounding of a sum and of two directions.
+        return apart * (1 - 4 * lost) - 4 * float(jnp.finfo(query.dtype).eps) * jnp.sqrt(apart)
 
     def distance(self, query, rows):
         apart = jnp.sum(jnp.square(_direction(query) - _direction(rows)), -1) / 2
@@ -105,15 +127,15 @@ class Subspaces:
         return 2 + self.count
 
     def summary(self, rows, centre):
-        return jnp.sum(jnp.square(self._parts(rows - centre)), -1), ()
+        return jnp.sum(jnp.square(self._parts(rows - centre)), -1)
 
-    def scores(self, query, rows, summary, centre, coarse):
+    def scores(self, query, rows, summary, centre, mode):
         """Less the square of the sum of roots of lower bounds on the squared distances."""
         query, rows = self._parts(query - centre), self._parts(rows - centre)
-        lost = 5 * rounding(query) + _lost(coarse)
+        lost = 5 * rounding(query) + _lost(mode)
         total = jnp.zeros((), query.dtype)
         for part in range(self.count):
-            product = _product(query[:, part], rows[:, part], coarse)
+            product = _product(query[:, part], rows[:, part], mode)
             norms = jnp.sum(jnp.square(query[:, part]), -1)[:, None] + summary[None, :, part]
             squared = jnp.maximum((1 - lost) * norms - 2 * product, 0.0)
             # (a + b)^2 = a^2 + b^2 + 2 sqrt(a^2 b^2): a root less than to add roots
@@ -121,7 +143,7 @@ class Subspaces:
             total = squared if part == 0 else total + squared + 2 * jnp.sqrt(both)
         return lax.optimization_barrier(-total)  # computed once for all that reads it
 
-    def floor(self, score, query, largest, centre, coarse):
+    def floor(self, score, query, centre, mode):
         return jnp.sqrt(-score) * (1 - (4 + 2 * self.count) * rounding(query))
 
     def distance(self, query, rows):
@@ -154,18 +176,65 @@ def check(coarse: str | None) -> None:
         raise ValueError(f"coarse={coarse!r} is none of {', '.join(UNIT)}")
 
 
-def _product(query, rows, coarse: Coarse | None):
-    """(query, row) inner products, as exact as the type is unless `coarse`."""
-    if coarse == "bfloat16":
-        query, rows = query.astype(jnp.bfloat16), rows.astype(jnp.bfloat16)
+def _product(query, rows, mode: Mode, centre=None, scale=None):
+    """(query, row) inner products with rows * scale - centre, as exact as the type is unless coarse."""
+    if mode == "bfloat16":
+        query, rows = query.astype(jnp.bfloat16), _shifted(rows, centre, scale).astype(jnp.bfloat16)
         return jnp.matmul(query, rows.T, preferred_element_type=jnp.float32)
-    precision = lax.Precision.DEFAULT if coarse else lax.Precision.HIGHEST  # DEFAULT is TF32 on a GPU
-    return jnp.matmul(query, rows.T, precision=precision)
+    # DEFAULT is TF32 on a GPU.
+    precision = lax.Precision.DEFAULT if mode == "tensorfloat32" else lax.Precision.HIGHEST
+
+    def product(query, rows, centre):
+        return jnp.matmul(query, _shifted(rows, centre, scale).T, precision=precision)
+
+    return (_by_blocks(product) if mode == "centred" else product)(query, rows, centre)
 
 
-def _lost(coarse: Coarse | None) -> float:
+def _squares(x, centre=None, scale=None):
+    """|x * scale - centre|^2."""
+    return _by_blocks(lambda x, m: jnp.sum(jnp.square(_shifted(x, m, scale)), -1))(x, centre)
+
+
+def _shifted(rows, centre, scale):
+    rows = rows if scale is None else rows * scale[:, None]
+    return rows if centre is None else rows - centre
+
+
+def _by_blocks(function: Callable) -> Callable:
+    """The sum of a function of blocks of the last axis, one after another."""
+
+    def summed(*arrays):
+        dim = arrays[0].shape[-1]
+        first = (dim - 1) % BLOCK + 1
+
+        def part(start, size):
+            block = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size, -1), arrays)
+            return function(*block)
+
+        def add(number, total):
+            return total + part(first + number * BLOCK, BLOCK)
+
+        blocks = (dim - first) // BLOCK
+        return lax.fori_loop(0, blocks, add, part(0, first)) if blocks else part(0, dim)
+
+    return summed
+
+
+def _lost(mode: Mode) -> float:
     """Error of a product of two rounded numbers, relative."""
-    return 0.0 if coarse is None else 2.1 * UNIT[coarse]
+    return 2.1 * UNIT.get(mode, 0.0)
+
+
+def _half(x, mode: Mode) -> float:
+    """Of |a|^2 and |b|^2, less the errors that these and <a, b> <= (|a|^2 + |b|^2) / 2 may have."""
+    return 0.5 - _summed(x, mode) - _lost(mode) / 2
+
+
+def _summed(x, mode: Mode) -> float:
+    """`rounding` of `_squares` and of `_product` in that mode."""
+    dim = x.shape[-1]
+    blocks = min(dim, BLOCK) + -(-dim // BLOCK)
+    return rounding(x) * (blocks + 8) / (dim + 8) if mode == "centred" else rounding(x)
 
 
 def rounding(x) -> float:

@@ -33,16 +33,17 @@ def search(
     the bank) and `without` leaves one label out; `labels=arange(rows)` makes that leave-one-out.
 
     A matmul bounds all distances from below, rounding included; the best few more than k are measured
-    by sum((q - b)^2). Where a bound cannot exclude the rest, and only for such queries, all rows are
-    measured. Rows at the same floating-point distance come lower row first, whatever the tile, batch
-    or device (the last bits of a distance may differ from one program to another). `coarse` makes the
-    matmul of a lower precision with a wider bound: the same answers, sooner on matrix units. Banks of
-    bytes or halves are converted tile by tile (but XLA's CPU backend widens all of a bfloat16 bank), so
-    that distances are exact for the values stored. A bank from `shard` is searched on all its devices
-    at once, its own labels serving `only` and `without`. Distances are differentiable in `query` and
-    `bank` (zero gradient at q = b); indices carry none. Memory is one tile of scores beside
-    O(query x k). Under `vmap` both ways run for every query: pass a batch instead. Rows and queries
-    must be finite, at which nothing looks: a NaN may displace what is nearer.
+    by sum((q - b)^2). Where a bound cannot exclude the rest, and only for such queries, a narrower one
+    is made about the centre of the rows, and if that cannot either, all rows are measured. Rows at the
+    same floating-point distance come lower row first, whatever the tile, batch or device (the last bits
+    of a distance may differ from one program to another). `coarse` makes the matmul of a lower
+    precision with a wider bound: the same answers, sooner on matrix units. Banks of bytes or halves are
+    converted tile by tile (but XLA's CPU backend widens all of a bfloat16 bank), so that distances are
+    exact for the values stored. A bank from `shard` is searched on all its devices at once, its own
+    labels serving `only` and `without`. Distances are differentiable in `query` and `bank` (zero
+    gradient at q = b); indices carry none. Memory is one tile of scores beside O(query x k). Under
+    `vmap` all ways run for every query: pass a batch instead. Rows and queries must be finite, at
+    which nothing looks: a NaN may displace what is nearer.
 
     Raises ValueError for a k that the bank cannot answer, shapes that do not fit and unknown metrics.
     """
@@ -71,7 +72,7 @@ def search_part(
     shape = (len(query), *groups, k)
     if len(query) == 0:
         return Neighbors(jnp.zeros(shape, query.dtype), jnp.zeros(shape, jnp.int32))
-    plan = Plan(k, metric, coarse, math.prod(groups))
+    plan = Plan(k, metric, coarse or "in_place", math.prod(groups))
     distance, index = nearest(*lax.stop_gradient((query, bank)), eligible, plan)
     distance = _measured(plan, query, bank, distance, index)
     return Neighbors(distance.reshape(shape), index.reshape(shape))

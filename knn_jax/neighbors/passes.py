@@ -13,7 +13,8 @@ from knn_jax.neighbors.answer import Neighbors, ordered
 from knn_jax.neighbors.selection import select, slots, top_k
 
 SAMPLE = 1024  # rows whose mean is the centre
-REPAIRED = 16  # queries compared with all rows at once, where the matmul could not decide
+CENTRED = 64  # queries scored about the centre at once, where the rows in place could not decide
+REPAIRED = 16  # queries compared with all rows at once, where no matmul could
 
 
 class Plan(NamedTuple):
@@ -21,13 +22,14 @@ class Plan(NamedTuple):
 
     k: int
     metric: metrics.Metric
-    coarse: metrics.Coarse | None
+    mode: metrics.Mode
     groups: int
 
     @property
     def kept(self) -> int:
-        """Rows to be measured: more where the bounds are wider."""
-        return self.k + 8 + (2 * self.k if self.coarse else self.k // 16)
+        """Rows to be measured: more where the bounds are wider, or did not do."""
+        spare = {"in_place": 8 + self.k // 16, "centred": 64 + self.k}
+        return self.k + spare.get(self.mode, 8 + 2 * self.k)
 
 
 class Eligible(NamedTuple):
@@ -71,24 +73,41 @@ def nearest(query, bank, eligible, plan):
         each = max(1, tiles.MEASURED // (dim * rows))
         return _by_parts(functools.partial(_directly, bank=bank, plan=plan), query, eligible, each)
 
-    centre, summary, largest = _summary(bank, plan)
-    index, left = _candidates(query, bank, eligible, plan, centre, summary)
-    each = tiles.gathered(plan.groups * index.shape[-1] * dim)
+    centre, summary = _summary(bank, plan)
 
     def measure(query, index):
         found = plan.metric.distance(query[:, None, None], bank[index].astype(query.dtype))
         return ordered(Neighbors(jnp.where(index < 0, jnp.inf, found), index), plan.k)
 
-    def prove(query, index, left):
-        near = measure(query, index)
-        floor = plan.metric.floor(left, query, largest, centre, plan.coarse)
-        return near, ((left == -jnp.inf) | (floor > near.distance.max(-1))).all(-1)
+    def bounded(plan, query, eligible):
+        """Candidates, the nearest of these, and for which queries they are the nearest of all."""
+        index, left = _candidates(query, bank, eligible, plan, centre, summary)
 
-    near, certain = tiles.in_tiles(prove, each)(query, index, left)
+        def prove(query, index, left):
+            near = measure(query, index)
+            floor = plan.metric.floor(left, query, centre, plan.mode)
+            return near, ((left == -jnp.inf) | (floor > near.distance.max(-1))).all(-1)
+
+        each = tiles.gathered(plan.groups * index.shape[-1] * dim)
+        near, certain = tiles.in_tiles(prove, each)(query, index, left)
+        return index, near, certain
+
+    index, near, certain = bounded(plan, query, eligible)
+
+    def about_centre(query, eligible):
+        _, found, sure = bounded(plan._replace(mode="centred"), query, eligible)
+        return found.index, sure
+
+    def directly(query, eligible):
+        return _directly(query, eligible, bank, plan).index, jnp.ones(len(query), bool)
 
     def repaired():
+        found = index, certain
+        if dim > metrics.BLOCK:  # of few dimensions the bounds are narrow, and all rows soon measured
+            found = _repair(about_centre, CENTRED, *found, query, eligible)
+        found, _ = _repair(directly, REPAIRED, *found, query, eligible)
         # Measured again by the same steps: others may round otherwise, and equal rows would not tie.
-        found = _repair(index, certain, query, bank, eligible, plan)
+        each = tiles.gathered(plan.groups * index.shape[-1] * dim)
         return tiles.in_tiles(measure, each)(query, found)
 
     # The condition keeps XLA from doing what does not change in a loop before it, for nobody.
@@ -102,7 +121,7 @@ def _summary(bank, plan):
     centre = bank[::step].astype(dtype).mean(0, keepdims=True)
     rows, dim = bank.shape
     if bank.dtype == dtype:
-        return centre, *plan.metric.summary(bank, centre)
+        return centre, plan.metric.summary(bank, centre)
 
     # A tile at a time: XLA would convert the whole bank first.
     size = tiles.row_tile(rows, dim, False)
@@ -110,25 +129,24 @@ def _summary(bank, plan):
     def tile(number):
         first, _ = tiles.span(number, size, rows)
         part = lax.dynamic_slice_in_dim(bank, first, size)
-        return first, *plan.metric.summary(part.astype(dtype), centre)
+        return first, plan.metric.summary(part.astype(dtype), centre)
 
-    def next_tile(carry, number):
-        first, part, largest = tile(number)
-        summary = lax.dynamic_update_slice_in_dim(carry[0], part, first, 0)
-        return (summary, jax.tree.map(jnp.maximum, carry[1], largest)), None
+    def next_tile(summary, number):
+        first, part = tile(number)
+        return lax.dynamic_update_slice_in_dim(summary, part, first, 0), None
 
-    _, part, largest = tile(0)
+    _, part = tile(0)
     summary = jnp.zeros((rows, *part.shape[1:]), dtype).at[:size].set(part)
     numbers = jnp.arange(1, -(-rows // size), dtype=jnp.int32)
-    (summary, largest), _ = lax.scan(next_tile, (summary, largest), numbers)
-    return centre, summary, largest
+    return centre, lax.scan(next_tile, summary, numbers)[0]
 
 
 def _candidates(query, bank, eligible, plan, centre, summary):
     """Rows (query, group, slot) that may be among the nearest, -1 for none, and the largest score of
     the others (query, group)."""
     rows, dim = bank.shape
-    size = tiles.row_tile(rows, dim, bank.dtype == query.dtype and plan.coarse is None)
+    exact = plan.mode in ("in_place", "centred")
+    size = tiles.row_tile(rows, dim, bank.dtype == query.dtype and exact)
     size = min(rows, max(size, 2 * slots(plan.kept, rows)))
     each = tiles.query_tile(len(query), plan.groups * plan.metric.held, size)
 
@@ -142,9 +160,8 @@ def _candidates(query, bank, eligible, plan, centre, summary):
 
     def scores(query, eligible, part, of_each, first, new):
         """(query, group, row) of a tile."""
-        found = plan.metric.scores(query, part.astype(query.dtype), of_each, centre, plan.coarse)[
-            :, None
-        ]
+        found = plan.metric.scores(query, part.astype(query.dtype), of_each, centre, plan.mode)
+        found = found[:, None]
         mask = eligible.mask(first, size, new)
         return found if mask is None else jnp.where(mask, found, -jnp.inf)
 
@@ -198,23 +215,24 @@ def _directly(query, eligible, bank, plan):
     return Neighbors(distance, jnp.where(distance == jnp.inf, -1, index))
 
 
-def _repair(index, certain, query, bank, eligible, plan):
-    """Candidates that are the nearest of all rows for the queries that are not certain."""
+def _repair(find, few, index, certain, query, eligible):
+    """Candidates and what is certain after `find(query, eligible)` of what was not, `few` at a time."""
     count, _, width = index.shape
-    few = min(REPAIRED, count)
+    few = min(few, count)
 
     def some(state):
-        index, certain = state
-        (which,) = jnp.nonzero(~certain, size=few, fill_value=count)
+        index, certain, done = state
+        (which,) = jnp.nonzero(~done, size=few, fill_value=count)
 
         def take(leaf):
             return leaf.at[which].get(mode="clip")
 
-        _, found = _directly(take(query), eligible.of(jax.tree.map(take, eligible.each)), bank, plan)
-        found = jnp.pad(found, [(0, 0)] * 2 + [(0, width - plan.k)], constant_values=-1)
-        return index.at[which].set(found, mode="drop"), certain.at[which].set(True, mode="drop")
+        found, sure = find(take(query), eligible.of(jax.tree.map(take, eligible.each)))
+        found = jnp.pad(found, [(0, 0)] * 2 + [(0, width - found.shape[-1])], constant_values=-1)
+        put = (index, found), (certain, sure), (done, jnp.ones(few, bool))
+        return tuple(leaf.at[which].set(new, mode="drop") for leaf, new in put)
 
-    return lax.while_loop(lambda state: ~state[1].all(), some, (index, certain))[0]
+    return lax.while_loop(lambda state: ~state[2].all(), some, (index, certain, certain))[:2]
 
 
 def _by_parts(function, query, eligible, each, *carry):
