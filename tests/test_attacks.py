@@ -45,6 +45,11 @@ class Linear:
         return jnp.zeros((len(x), 1))
 
 
+def sure(x):
+    """Logits of two classes, of which the first leads for every image."""
+    return flat(x)[:, :2] * 0 + jnp.array([[1.0, 0.0]])
+
+
 def ascend(w, x, y):
     return flat(x) @ w
 
@@ -190,6 +195,17 @@ def test_pgd_reaches_the_maximum_of_a_linear_loss(norm, eps, x):
     found = attacks.pgd(KEY, model, image, y, norm=norm, eps=eps, steps=40, step_size=eps, loss=loss)
     assert found.success.all()
     np.testing.assert_allclose(flat(found.image)[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("refresh", [0, 1])
+def test_what_is_no_image_fools_nobody(refresh):
+    """Of a loss whose slope is no number every iterate is none either, nor the network's decision."""
+    x = jnp.full((2, *SHAPE), 0.5)
+    model = classifiers.network(Partial(sure), x)
+    loss = Partial(lambda x, y: jnp.sqrt(-jnp.abs(flat(x))).sum(1))
+    found = attacks.pgd(KEY, model, x, jnp.array([0, 0]), eps=0.1, steps=2, refresh=refresh, loss=loss)
+    assert not found.success.any()
+    np.testing.assert_array_equal(found.image, x)
 
 
 def test_pgd_within_a_radius_too_small_fails_and_leaves_the_image():

@@ -83,8 +83,9 @@ def ifgsm(
 @functools.partial(jax.jit, static_argnames=("norm", "steps"))
 def _ifgsm(model, source, x, y, sizes, largest, temperature, *, norm, steps):
     count = outcome.references(source)
+    clean = model.margin(x, y)
 
-    def batch(x, y):
+    def batch(x, y, clean):
         references = source.references(x, count)
 
         def sign(images, y, references):
@@ -107,14 +108,14 @@ def _ifgsm(model, source, x, y, sizes, largest, temperature, *, norm, steps):
             image = lax.fori_loop(1, steps, lambda _, z: step(z, sign(z, own, held)), image)
             return image, model.margin(image, own) <= 0
 
-        wrong = model.margin(x, y) <= 0
-        image, tried = least(trial, x, wrong, sizes)
+        image, tried = least(trial, x, clean <= 0, sizes)
         return outcome.halve(lambda z: model.margin(z, y) <= 0, x, image), tried
 
-    image, tried = in_tiles(batch, outcome.batch_size(source, x, count))(x, y)
+    image, tried = in_tiles(batch, outcome.batch_size(source, x, count))(x, y, clean)
     tried = outcome.average(tried)
     gradients = 1 + (steps - 1) * tried
-    return outcome.judge(model, x, y, image, norm, gradients, 2 + tried + outcome.HALVINGS)
+    forwards = 2 + tried + outcome.HALVINGS
+    return outcome.judge(model, x, y, image, norm, gradients, forwards, clean)
 
 
 def least(

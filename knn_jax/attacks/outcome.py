@@ -37,15 +37,29 @@ class Found(NamedTuple):
 
 
 def judge(
-    model: Any, x: Images, y: Labels, image: Images, norm: balls.Norm, gradients: Count, forwards: Count
+    model: Any,
+    x: Images,
+    y: Labels,
+    image: Images,
+    norm: balls.Norm,
+    gradients: Count,
+    forwards: Count,
+    clean: Num[Array, " batch"] | None = None,
 ) -> Found:
-    """Decides by the hard vote, ties against the defender, and measures the image as returned."""
-    wrong, fooled = (~(model.margin(z, y) > 0) for z in (x, image))  # NaN defends nothing
+    """Decides by the hard vote, ties against the defender, and measures the image as returned.
+
+    `clean` is the model's margin at x, where it has been asked for already.
+    """
+    if clean is None:
+        clean, forwards = model.margin(x, y), forwards + 1
+    margins: Any = clean, model.margin(image, y)
+    wrong, fooled = (~(margin > 0) for margin in margins)  # NaN defends nothing
+    fooled &= jnp.isfinite(image).all(range(1, image.ndim))  # and is no image
     success = wrong | fooled
     image = jnp.where(balls.over(success & ~wrong, x.shape), image, x)
     length = balls.ball(norm, 0.0).norm(image - x)
     length = jnp.where(success, length, jnp.inf)
-    return Found(image, length, success, jnp.asarray(gradients), jnp.asarray(forwards + 2))
+    return Found(image, length, success, jnp.asarray(gradients), jnp.asarray(forwards + 1))
 
 
 def named(model: Any) -> int:

@@ -145,8 +145,10 @@ def ascend(
     `at_random` in the ball, or x. A norm above eps by rounding is told as eps.
     """
     ball, period = balls.ball(norm, eps), refresh or steps
+    periods = -(-steps // period) * restarts
+    clean = model.margin(x, y)
 
-    def batch(place, x, y):
+    def batch(place, x, y, clean):
         keys = outcome.keys(key, place)
         at_first = None if refresh else retrieve(keys, x, y)
 
@@ -169,20 +171,18 @@ def ascend(
                 retrieved = retrieve(keys, x_adv, y) if refresh else at_first
                 last = jnp.minimum(first + period, steps)
                 x_adv = lax.fori_loop(first, last, lambda _, z: step(z, retrieved), x_adv)
-                return (lower(best, x_adv), x_adv), None
+                # A single iterate is left to the judge.
+                return (lower(best, x_adv) if periods > 1 else (x_adv, best[1]), x_adv), None
 
             return lax.scan(climb, (best, x_adv), jnp.arange(0, steps, period))[0][0], None
 
-        return lax.scan(restart, (x, model.margin(x, y)), jnp.arange(restarts))[0][0]
+        return lax.scan(restart, (x, clean), jnp.arange(restarts))[0][0]
 
     held = jax.eval_shape(
         lambda k, x, y: retrieve(outcome.keys(k, jnp.arange(1)), x, y), key, x[:1], y[:1]
     )
-    image = in_tiles(batch, outcome.fitting(held))(jnp.arange(len(x)), x, y)
-    periods = -(-steps // period) * restarts
-    retrievals = periods if refresh else 1
-    found = outcome.judge(
-        model, x, y, image, norm, steps * restarts, periods + searches * retrievals + 1
-    )
+    image = in_tiles(batch, outcome.fitting(held))(jnp.arange(len(x)), x, y, clean)
+    forwards = 1 + (periods if periods > 1 else 0) + searches * (periods if refresh else 1)
+    found = outcome.judge(model, x, y, image, norm, steps * restarts, forwards, clean)
     # Rounding takes an image at the rim of the ball to either side of it.
     return found._replace(norm=jnp.where(found.success, jnp.minimum(found.norm, eps), found.norm))
