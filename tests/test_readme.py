@@ -60,6 +60,14 @@ def test_the_time_beside_paper_1s_later_attack_is_the_one_measured():
     assert f"its mean is {means}, and it is not above on {100 * found['not_above']:.0f} of 100" in told
 
 
+def test_the_time_of_ask_is_the_one_measured():
+    found = json.loads((ROOT / "results/benchmarks/attacks_ask_cpu.json").read_text())
+    told = " ".join(RESULTS.split())
+    size = f"{found['images']:,} images, {found['rows']:,} rows"
+    assert f"{size}, takes {found['attack_s']:.0f} s" in told
+    assert f"bare network take {found['bare_s']:.0f}, a ratio of {found['ratio']:.2f}" in told
+
+
 def test_the_map_names_every_module():
     modules = {path.stem for path in (ROOT / "knn_jax").glob("*") if not path.name.startswith("_")}
     section = README.split("## The map")[1]
