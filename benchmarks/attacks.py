@@ -63,15 +63,14 @@ def ask(
     dataset = data.load(config.Data(name=path))
     net = nets.build(config.Net(name="cifar10_vgg"), 10)
     train, test = dataset.train, dataset.test
-    x, y = jnp.asarray(test.floats(0, images)), jnp.asarray(test.labels[:images])
+    x, y = _first(test, images)
     variables = net.init(jax.random.key(1), x[:1])
     if workdir:
         with ocp.CheckpointManager(Path(workdir).resolve() / "checkpoints") as held:
             found = held.restore(held.latest_step(), args=ocp.args.StandardRestore())
         variables = jax.tree.map(jnp.asarray, found["variables"])
     features = nets.features(net, variables, ("conv3", "conv4"), x[:1].shape)
-    among = jnp.asarray(train.floats(0, rows)), jnp.asarray(train.labels[:rows])
-    bank = classifiers.knn(features, *among, k=5, metric="cosine")
+    bank = classifiers.knn(features, *_first(train, rows), k=5, metric="cosine")
     size = min(images, 128)  # the attack takes as many at once
 
     def bare(variables, x, y):
@@ -114,10 +113,8 @@ def minimum_norm(
     variables = nets.load_weights(weights, net)
     train, test = dataset.train, dataset.test
     features = nets.features(net, variables, ("relu3",), (1, 28, 28, 1))
-    rows = len(train.labels)
-    model = classifiers.knn(features, jnp.asarray(train.floats(0, rows)), jnp.asarray(train.labels))
-    some = 2 * images
-    x, y = jnp.asarray(test.floats(0, some)), jnp.asarray(test.labels[:some])
+    model = classifiers.knn(features, *_first(train, len(train.labels)))
+    x, y = _first(test, 2 * images)
     right = jnp.flatnonzero(model.margin(x, y) > 0)[:images]
     x, y, key = x[right], y[right], jax.random.key(0)
 
@@ -165,10 +162,7 @@ def foolbox(
     def logits(variables, x):
         return net.apply(variables, x)[0]
 
-    x, y = (
-        jnp.asarray(dataset.test.floats(0, 2 * images)),
-        jnp.asarray(dataset.test.labels[: 2 * images]),
-    )
+    x, y = _first(dataset.test, 2 * images)
     model = classifiers.network(Partial(logits, variables), x)
     right = jnp.flatnonzero(model.margin(x, y) > 0)[:images]
     x, y = x[right], y[right]
@@ -213,6 +207,11 @@ def foolbox(
         for name, (own, others) in rows.items()
     }
     _tell({"what": "foolbox", "images": images, "threads": threads, "attacks": table}, out)
+
+
+def _first(split: data.Split, count: int) -> tuple[jax.Array, jax.Array]:
+    """The first images of a split, and their labels."""
+    return jnp.asarray(split.floats(0, count)), jnp.asarray(split.labels[:count])
 
 
 def _mean(norms: np.ndarray) -> dict[str, Any]:

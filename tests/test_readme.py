@@ -32,8 +32,12 @@ def test_every_picture_and_file_linked_is_there(file):
     assert not [link for link in links if not (ROOT / file).parent.joinpath(link).is_file()]
 
 
+def benchmark(name):
+    return json.loads((ROOT / f"results/benchmarks/{name}.json").read_text())
+
+
 def test_the_benchmark_is_the_one_measured():
-    for shape in json.loads((ROOT / "results/benchmarks/neighbors_cpu.json").read_text())["shapes"]:
+    for shape in benchmark("neighbors_cpu")["shapes"]:
         rivals = shape["rivals"]
         others = " | ".join(f"{rivals[name]['ratio']:.2f}" for name in ("torch", "sklearn"))
         ours = f"{rivals['ours']['ms']:.4g} | {shape['ratio']:.2f} | {others}"
@@ -42,7 +46,7 @@ def test_the_benchmark_is_the_one_measured():
 
 def test_the_attacks_are_the_ones_measured():
     """Mean norms and ratios beside Foolbox and SciPy, and each norm at least as small."""
-    results = json.loads((ROOT / "results/benchmarks/attacks_foolbox_cpu.json").read_text())["attacks"]
+    results = benchmark("attacks_foolbox_cpu")["attacks"]
     section = " ".join(RESULTS.split("Paper 2's five on")[1].split("##")[0].split())
     for name in ("fgsm", "ifgsm", "deepfool", "lbfgs", "boundary"):
         ours, (rival, *_) = results[name].pop("ours"), results[name].values()
@@ -51,7 +55,7 @@ def test_the_attacks_are_the_ones_measured():
 
 
 def test_the_time_beside_paper_1s_later_attack_is_the_one_measured():
-    found = json.loads((ROOT / "results/benchmarks/attacks_minimum_norm_cpu.json").read_text())
+    found = benchmark("attacks_minimum_norm_cpu")
     told = " ".join(RESULTS.split())
     ours = f"`minimum_norm(steps={found['steps']}, starts={found['starts']})`"
     assert f"first {found['images']} test images {ours} takes {found['minimum_norm_s']:.0f} s" in told
@@ -61,11 +65,14 @@ def test_the_time_beside_paper_1s_later_attack_is_the_one_measured():
 
 
 def test_the_time_of_ask_is_the_one_measured():
-    found = json.loads((ROOT / "results/benchmarks/attacks_ask_cpu.json").read_text())
+    found = benchmark("attacks_ask_cpu")
     told = " ".join(RESULTS.split())
     size = f"{found['images']:,} images, {found['rows']:,} rows"
     assert f"{size}, takes {found['attack_s']:.0f} s" in told
     assert f"bare network take {found['bare_s']:.0f}, a ratio of {found['ratio']:.2f}" in told
+    found = benchmark("attacks_ask_random_cpu")
+    times = f"{found['images']} images: {found['attack_s']:.0f} s and {found['bare_s']:.0f}"
+    assert f"with random weights the ratio is {found['ratio']:.2f} ({times})" in told
 
 
 def test_the_map_names_every_module():

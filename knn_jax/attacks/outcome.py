@@ -51,9 +51,8 @@ def judge(
     `clean` is the model's margin at x, where it has been asked for already.
     """
     if clean is None:
-        clean, forwards = model.margin(x, y), forwards + 1
-    margins: Any = clean, model.margin(image, y)
-    wrong, fooled = (~(margin > 0) for margin in margins)  # NaN defends nothing
+        return judge(model, x, y, image, norm, gradients, forwards + 1, model.margin(x, y))
+    wrong, fooled = ~(clean > 0), ~(model.margin(image, y) > 0)  # NaN defends nothing
     fooled &= jnp.isfinite(image).all(range(1, image.ndim))  # and is no image
     success = wrong | fooled
     image = jnp.where(balls.over(success & ~wrong, x.shape), image, x)

@@ -233,14 +233,17 @@ def _half(x, mode: Mode) -> float:
 def _summed(x, mode: Mode) -> float:
     """`rounding` of `_squares` and of `_product` in that mode."""
     dim = x.shape[-1]
-    blocks = min(dim, BLOCK) + -(-dim // BLOCK)
-    return rounding(x) * (blocks + 8) / (dim + 8) if mode == "centred" else rounding(x)
+    return _gamma(x, min(dim, BLOCK) + -(-dim // BLOCK) if mode == "centred" else dim)
 
 
 def rounding(x) -> float:
     """Error of a sum over the last axis, relative to the sum of magnitudes, in any order (gamma_D);
     with 8 roundings of each term."""
-    return (x.shape[-1] + 8) * float(jnp.finfo(x.dtype).eps) / 2
+    return _gamma(x, x.shape[-1])
+
+
+def _gamma(x, terms: int) -> float:
+    return (terms + 8) * float(jnp.finfo(x.dtype).eps) / 2
 
 
 def _root(squared):

@@ -145,8 +145,7 @@ def _candidates(query, bank, eligible, plan, centre, summary):
     """Rows (query, group, slot) that may be among the nearest, -1 for none, and the largest score of
     the others (query, group)."""
     rows, dim = bank.shape
-    exact = plan.mode in ("in_place", "centred")
-    size = tiles.row_tile(rows, dim, bank.dtype == query.dtype and exact)
+    size = tiles.row_tile(rows, dim, bank.dtype == query.dtype and plan.mode not in metrics.UNIT)
     size = min(rows, max(size, 2 * slots(plan.kept, rows)))
     each = tiles.query_tile(len(query), plan.groups * plan.metric.held, size)
 
