@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from knn_jax import attacks, balls, certificates
+from knn_jax import attacks, balls, certificates, classifiers
 from knn_jax.attacks import outcome
 from knn_jax.chunks import Chunks, Outcome
 from knn_jax.config import Config
@@ -25,7 +25,7 @@ def predict(recipe: Config, defended: Defended, folder: Path) -> np.ndarray:
         del key
         given = model.predict(x)
         if outcome.named(model) > 1:
-            given = jnp.where(model.margin(x, y) > 0, y, given)
+            given = jnp.where(model.right(x, y), y, given)
         return {"clean": given}
 
     chunk = recipe.certify.chunk
@@ -86,7 +86,7 @@ def kept(model: Any, x: Any, y: Any, image: Any, norm: Any, gradients: Any) -> d
     votes = model.votes(image)
     own = jax.nn.one_hot(y, model.classes, dtype=bool)
     rest = jnp.where(own, votes.min(1, keepdims=True) - 1, votes)
-    lost = ~(outcome.lead(model, votes, y) > 0)  # a tie goes against class y, and NaN
+    lost = ~classifiers.right(votes, y, outcome.named(model))
     success, length = jnp.isfinite(norm), balls.l2(0.0).norm(image - x)
     return {
         "image": image,
@@ -94,7 +94,7 @@ def kept(model: Any, x: Any, y: Any, image: Any, norm: Any, gradients: Any) -> d
         "success": success,
         "l2": jnp.where(success, length, jnp.inf),  # whatever the norm, for certificates
         "gradients": jnp.broadcast_to(gradients, y.shape),
-        "adversarial": jnp.where(lost, rest.argmax(1), y),
+        "adversarial": jnp.where(lost, classifiers.predicted(rest), y),
     }
 
 

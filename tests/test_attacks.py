@@ -14,6 +14,7 @@ from victims import counted, flat, lengths
 
 from knn_jax import attacks, classifiers
 from knn_jax.attacks import minimal, outcome, projected
+from knn_jax.classifiers.decision import Decision
 
 SHAPE = (2, 2, 1)
 KEY = jax.random.key(0)
@@ -30,7 +31,7 @@ def pixels(rows, labels, k=1):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Linear:
+class Linear(Decision):
     """Class 0 where <w, x> is below the threshold: any classifier with these methods is attackable."""
 
     w: jax.Array
@@ -38,8 +39,9 @@ class Linear:
     k: int = dataclasses.field(default=1, metadata={"static": True})
     classes: int = dataclasses.field(default=2, metadata={"static": True})
 
-    def margin(self, x, y):
-        return self.threshold - flat(x) @ self.w
+    def votes(self, x):
+        lead = self.threshold - flat(x) @ self.w
+        return jnp.stack([lead, jnp.zeros_like(lead)], 1)
 
     def references(self, x, count=None):
         return jnp.zeros((len(x), 1))
@@ -299,14 +301,18 @@ def test_where_nothing_can_fool_the_clean_image_comes_back():
     np.testing.assert_array_equal(found.image, x)
 
 
-def test_a_tied_vote_counts_against_the_defender():
-    """All numbers here are exact in binary: the margin is zero."""
-    x = jnp.full((1, *SHAPE), 0.5)
-    model = Linear(W, flat(x)[0] @ W)
-    assert model.margin(x, jnp.array([0]))[0] == 0
-    found = attacks.pgd(KEY, model, x, jnp.array([0]), eps=0.1, loss=Partial(ascend, W))
+def test_a_tied_vote_is_the_lower_classes():
+    """All numbers here are exact in binary: the margin is zero, and class 0 is predicted."""
+    x = jnp.full((2, *SHAPE), 0.5)
+    model, y = Linear(W, flat(x)[0] @ W), jnp.array([0, 1])
+    assert (model.margin(x, y) == 0).all()
+    np.testing.assert_array_equal(model.predict(x), [0, 0])
+    np.testing.assert_array_equal(model.right(x, y), [True, False])
+    found = attacks.pgd(KEY, model, x, y, eps=0.1, loss=Partial(ascend, W))
     assert found.success.all()
-    assert found.norm[0] == 0
+    assert (model.predict(found.image) != y).all()
+    assert found.norm[0] > 0
+    assert found.norm[1] == 0
 
 
 def test_the_key_decides(digits, found):

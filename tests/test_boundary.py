@@ -22,12 +22,12 @@ pytestmark = pytest.mark.usefixtures("quick")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """Nothing but a margin: class 0 where <w, x> is below 1, in steps without a gradient."""
+    """Nothing but decisions: class 0 where <w, x> is below 1, in steps without a gradient."""
 
     w: jax.Array
 
-    def margin(self, x, y):
-        return jnp.where(flat(x) @ self.w < 1, 1, -1)
+    def right(self, x, y):
+        return flat(x) @ self.w < 1
 
 
 @jax.tree_util.register_dataclass
@@ -37,11 +37,11 @@ class Outside:
 
     w: jax.Array
 
-    def margin(self, x, y):
+    def right(self, x, y):
         def decide(x, w):
-            return np.where(x.reshape(len(x), -1) @ w < 1, 1, -1).astype(np.int32)
+            return x.reshape(len(x), -1) @ w < 1
 
-        return jax.pure_callback(decide, jax.ShapeDtypeStruct((len(x),), jnp.int32), x, self.w)
+        return jax.pure_callback(decide, jax.ShapeDtypeStruct((len(x),), bool), x, self.w)
 
 
 W = jax.random.uniform(jax.random.key(1), (16,), minval=-0.1, maxval=0.5)

@@ -37,7 +37,7 @@ def boundary(
     of these start at a mean of 3.40, the eight nearest of other classes at 4.37, for many of those are
     outvoted, and eight of blended noise at 7.10, where they fool at all: 22 of 25 images.)
 
-    `model` needs only `margin(images, y)`, above 0 where y wins, if `starts` are given: gradients are
+    `model` needs only `right(images, y)`, whether it predicts y, if `starts` are given: gradients are
     never asked for, so it may be made of a `jax.pure_callback`; it is a pytree. Where no start fools,
     the first proposal that does is one.
 
@@ -63,7 +63,7 @@ def _boundary(key, model, x, y, starts, steps):
         keys = jax.vmap(jax.random.split)(outcome.keys(key, place))
 
         def fooled(image):
-            return model.margin(image, y) <= 0
+            return ~model.right(image, y)
 
         def along(number, image, delta):
             """A random point at the distance of `image` from x, at an angle of about delta."""

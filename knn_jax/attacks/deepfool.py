@@ -103,12 +103,12 @@ def _deepfool(model, source, x, y, steps, overshoot, temperature, *, norm, candi
             walks = pending(state)[some]
             further = moved[some] + step(some, clipped(some, moved[some]))
             further = jnp.where(balls.over(walks, x.shape), further, moved[some])
-            wrong = model.margin(clipped(some, further), y[some]) <= 0
+            wrong = ~model.right(clipped(some, further), y[some])
             moved, taken = moved.at[some].set(further), taken.at[some].add(walks.astype(jnp.int32))
             return moved, taken, fooled.at[some].set(wrong | fooled[some])
 
         def fooled(image):
-            return model.margin(image, y) <= 0
+            return ~model.right(image, y)
 
         start = jnp.zeros_like(x), jnp.zeros(len(x), jnp.int32), fooled(x)
         moved, taken, _ = lax.while_loop(lambda state: jnp.any(pending(state)), go, start)

@@ -83,7 +83,7 @@ def ifgsm(
 @functools.partial(jax.jit, static_argnames=("norm", "steps"))
 def _ifgsm(model, source, x, y, sizes, largest, temperature, *, norm, steps):
     count = outcome.references(source)
-    clean = model.margin(x, y)
+    clean = model.right(x, y)
 
     def batch(x, y, clean):
         references = source.references(x, count)
@@ -106,10 +106,10 @@ def _ifgsm(model, source, x, y, sizes, largest, temperature, *, norm, steps):
 
             image = step(x[example], first[example])
             image = lax.fori_loop(1, steps, lambda _, z: step(z, sign(z, own, held)), image)
-            return image, model.margin(image, own) <= 0
+            return image, ~model.right(image, own)
 
-        image, tried = least(trial, x, clean <= 0, sizes)
-        return outcome.halve(lambda z: model.margin(z, y) <= 0, x, image), tried
+        image, tried = least(trial, x, ~clean, sizes)
+        return outcome.halve(lambda z: ~model.right(z, y), x, image), tried
 
     image, tried = in_tiles(batch, outcome.batch_size(source, x, count))(x, y, clean)
     tried = outcome.average(tried)

@@ -79,7 +79,7 @@ def _guided(model, x, y, constant, learning_rate, *, guides, steps, rounds):
             z = lagrangian.unsquash(x)
             z, _ = lax.fori_loop(0, steps, step, (z, optimizer.init(z)))
             image = lagrangian.squash(z)
-            return lagrangian.keep(lagrangian.nothing(x), x, image, model.margin(image, y) <= 0)
+            return lagrangian.keep(lagrangian.nothing(x), x, image, ~model.right(image, y))
 
         return lagrangian.search(x, run, constant=constant, rounds=rounds).image
 

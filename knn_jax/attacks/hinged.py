@@ -97,7 +97,7 @@ def _hinged(key, model, x, y, constant, learning_rate, noise, *, half, steps, ro
                     end = jnp.minimum(begin + refresh, steps)
                     z, state = lax.fori_loop(begin, end, step, (z, state))
                     image = lagrangian.squash(z)
-                    fooled = model.margin(image, y) <= 0
+                    fooled = ~model.right(image, y)
                     return (lagrangian.keep(best, x, image, fooled), z, state), None
 
                 z = lagrangian.unsquash(first) + jax.vmap(noisy, (0, None))(keys, round_)

@@ -84,7 +84,7 @@ def _lbfgs(model, source, x, y, target, constant, temperature, *, steps, rounds)
             targets = target[:, None]
 
         def fooled(image):
-            return model.margin(image, y) <= 0
+            return ~model.right(image, y)
 
         def run(_, bracket):
             def loss(z):

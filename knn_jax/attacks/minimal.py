@@ -63,7 +63,7 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
         nothing = x, jnp.full(len(x), jnp.inf, x.dtype)
 
         def fooled(image):
-            return model.margin(image, y) <= 0
+            return ~model.right(image, y)
 
         def descend(best, start):
             """One run from `start` (image, radius); the best (image, norm) of it and of `best`."""

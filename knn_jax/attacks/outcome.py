@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from knn_jax import balls, classifiers, losses, neighbors
-from knn_jax.classifiers import Images, Labels
+from knn_jax.classifiers import Images, Labels, margin, right
 
 REFERENCES = 2**26  # floats of references that a batch of images may hold: 256 MB
 BATCH = 128  # images attacked at once, where these allow
@@ -44,15 +44,15 @@ def judge(
     norm: balls.Norm,
     gradients: Count,
     forwards: Count,
-    clean: Num[Array, " batch"] | None = None,
+    clean: Bool[Array, " batch"] | None = None,
 ) -> Found:
-    """Decides by the hard vote, ties against the defender, and measures the image as returned.
+    """Decides by what the model predicts, and measures the image as returned.
 
-    `clean` is the model's margin at x, where it has been asked for already.
+    `clean` tells where the model is right at x, if it has been asked already.
     """
     if clean is None:
-        return judge(model, x, y, image, norm, gradients, forwards + 1, model.margin(x, y))
-    wrong, fooled = ~(clean > 0), ~(model.margin(image, y) > 0)  # NaN defends nothing
+        return judge(model, x, y, image, norm, gradients, forwards + 1, model.right(x, y))
+    wrong, fooled = ~clean, ~model.right(image, y)
     fooled &= jnp.isfinite(image).all(range(1, image.ndim))  # and is no image
     success = wrong | fooled
     image = jnp.where(balls.over(success & ~wrong, x.shape), image, x)
@@ -64,6 +64,12 @@ def judge(
 def named(model: Any) -> int:
     """How many classes the model names, among which the right one must be."""
     return getattr(model, "top", 1)
+
+
+def standing(model: Any, x: Images, y: Labels) -> tuple[Bool[Array, " batch"], Num[Array, " batch"]]:
+    """Whether the model is right, and its margin, of one vote."""
+    votes = model.votes(x)
+    return right(votes, y, named(model)), margin(votes, y, named(model))
 
 
 def lead(model: Any, scores: Num[Array, "batch class"], y: Labels) -> Num[Array, " batch"]:

@@ -146,9 +146,9 @@ def ascend(
     """
     ball, period = balls.ball(norm, eps), refresh or steps
     periods = -(-steps // period) * restarts
-    clean = model.margin(x, y)
+    clean, lead = outcome.standing(model, x, y)
 
-    def batch(place, x, y, clean):
+    def batch(place, x, y, clean, lead):
         keys = outcome.keys(key, place)
         at_first = None if refresh else retrieve(keys, x, y)
 
@@ -157,10 +157,11 @@ def ascend(
             return balls.step(ball, x, x_adv, gradient, size)
 
         def lower(best, x_adv):
-            image, least = best
-            margin = model.margin(x_adv, y)
-            better = margin < least
-            return jnp.where(balls.over(better, x.shape), x_adv, image), jnp.minimum(margin, least)
+            image, right, least = best
+            still, margin = outcome.standing(model, x_adv, y)
+            better = (right & ~still) | ((right == still) & (margin < least))
+            kept = jnp.where(balls.over(better, x.shape), x_adv, image)
+            return kept, right & still, jnp.where(better, margin, least)
 
         def restart(best, number):
             sample = jax.vmap(lambda k: ball.sample(jax.random.fold_in(k, number), (1, *x.shape[1:])))
@@ -172,16 +173,16 @@ def ascend(
                 last = jnp.minimum(first + period, steps)
                 x_adv = lax.fori_loop(first, last, lambda _, z: step(z, retrieved), x_adv)
                 # A single iterate is left to the judge.
-                return (lower(best, x_adv) if periods > 1 else (x_adv, best[1]), x_adv), None
+                return (lower(best, x_adv) if periods > 1 else (x_adv, *best[1:]), x_adv), None
 
             return lax.scan(climb, (best, x_adv), jnp.arange(0, steps, period))[0][0], None
 
-        return lax.scan(restart, (x, clean), jnp.arange(restarts))[0][0]
+        return lax.scan(restart, (x, clean, lead), jnp.arange(restarts))[0][0]
 
     held = jax.eval_shape(
         lambda k, x, y: retrieve(outcome.keys(k, jnp.arange(1)), x, y), key, x[:1], y[:1]
     )
-    image = in_tiles(batch, outcome.fitting(held))(jnp.arange(len(x)), x, y, clean)
+    image = in_tiles(batch, outcome.fitting(held))(jnp.arange(len(x)), x, y, clean, lead)
     forwards = 1 + (periods if periods > 1 else 0) + searches * (periods if refresh else 1)
     found = outcome.judge(model, x, y, image, norm, steps * restarts, forwards, clean)
     # Rounding takes an image at the rim of the ball to either side of it.

@@ -1,6 +1,7 @@
 """Classifiers that decide by neighbours: what attacks and certificates are given."""
 
 from knn_jax.classifiers.check import Images, Labels, check_images, check_labels, check_top
+from knn_jax.classifiers.decision import NOBODY, margin, predicted, right
 from knn_jax.classifiers.knn import BATCH, FAR, KNN, Guides, References, knn, shard
 from knn_jax.classifiers.network import Network, network
 from knn_jax.classifiers.prototypes import Prototypes, prototypes
@@ -10,6 +11,7 @@ __all__ = [
     "BATCH",
     "FAR",
     "KNN",
+    "NOBODY",
     "Guides",
     "Held",
     "Images",
@@ -22,8 +24,11 @@ __all__ = [
     "check_labels",
     "check_top",
     "knn",
+    "margin",
     "network",
+    "predicted",
     "prototypes",
     "retrieval",
+    "right",
     "shard",
 ]

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from knn_jax import losses, neighbors
 from knn_jax.classifiers.check import Images, Labels, check_images, check_labels, check_like
-from knn_jax.classifiers.decision import Decision
+from knn_jax.classifiers.decision import NOBODY, Decision
 
 Features = Callable[[Images], Any]  # -> (batch, dim), or a tuple of these
 References = tuple[Float[Array, "batch class count _"], ...]  # of each tap
@@ -232,7 +232,8 @@ def _votes(model, x):
     def votes(x):
         taps = zip(model.features(x), model.banks, strict=True)
         near = (model.nearest(query, bank, model.k) for query, bank in taps)
-        counts = (neighbors.votes(model.labels[n.index], model.classes) for n in near)
+        voters = (jnp.where(n.index < 0, NOBODY, model.labels[n.index]) for n in near)
+        counts = (neighbors.votes(classes, model.classes) for classes in voters)
         return sum(counts, jnp.zeros((), jnp.int32))
 
     return neighbors.in_tiles(votes, BATCH)(x)

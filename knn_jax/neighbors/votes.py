@@ -12,7 +12,7 @@ ABSENT = 1e6  # of rows that a class lacks, in units of the k-th squared distanc
 
 
 def votes(labels: Int[Array, "query k"], classes: int) -> Int[Array, "query class"]:
-    """How many neighbours are of each class."""
+    """How many neighbours are of each class; one of a class below 0 votes for nobody."""
     return jax.nn.one_hot(labels, classes, dtype=jnp.int32).sum(1)
 
 
