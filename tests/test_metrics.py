@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 from knn_jax import neighbors
-from knn_jax.neighbors import Cosine, Euclidean, InnerProduct, Subspaces, metrics, passes, tiles
+from knn_jax.neighbors import Cosine, Euclidean, InnerProduct, Subspaces, direct, metrics, tiles
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -344,7 +344,7 @@ def test_rows_that_are_alike_are_not_all_measured(monkeypatch, metric):
             jnp.full((len(query), 1, K), jnp.inf), jnp.zeros((len(query), 1, K), int)
         )
 
-    monkeypatch.setattr(passes, "_directly", none)
+    monkeypatch.setattr(direct, "measure_all", none)
     near = jax.jit(functools.partial(neighbors.search, k=K, metric=metric))(query, bank)
     np.testing.assert_array_equal(near.index, expected.index[:, :K])
     np.testing.assert_allclose(near.distance, expected.distance[:, :K], rtol=1e-6)

@@ -22,7 +22,8 @@ def numbers(integers):
 
 
 def _turned(bits):
-    return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
+    # Not by exclusive or, which XLA cannot compile for 64 bits on a TPU.
+    return jnp.where(bits < 0, jnp.iinfo(bits.dtype).min - (bits + 1), bits)
 
 
 @jax.custom_jvp

@@ -4,13 +4,16 @@ Each metric is a value with these methods, all about a `centre` (1, dim) and in 
 
 summary(rows, centre)       what `scores` needs of each row (row, ...)
 scores(query, rows, ...)    (query, row), larger for nearer rows
-floor(score, query, ...)    no row of at most that score is nearer: rounding is counted in
-distance(query, rows)       of any leading shape, free of cancellation
+floor(score, query, ...)    no row of at most that score is nearer: rounding and underflow counted in
+distance(query, rows)       of any leading shape, free of cancellation, overflow and underflow
+quick(query, rows)          the same, sooner, but for
+strays(distance, dim)       whether a `quick` distance may be wrong because squares over- or underflow
 held                        arrays of the size of the scores that these need at once
 
 Scores are made in a `Mode`: `in_place` of rows where they lie; else of rows less the centre, which must
 be copied, but whose rounding is in proportion to what tells them apart. In the `centred` one it is also
-that of a block of dimensions, however many there are.
+that of a block of dimensions, however many there are. What overflows makes scores that are no numbers,
+and those prove nothing.
 """
 
 from collections.abc import Callable
@@ -22,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 Coarse = Literal["bfloat16", "tensorfloat32"]
-Mode = Literal["in_place", "centred"] | Coarse
+Mode = Literal["in_place", "shifted", "centred"] | Coarse
 BLOCK = 128  # dimensions that are summed first
 UNIT = {"bfloat16": 2.0**-8, "tensorfloat32": 2.0**-10}  # relative error of a number cut short
 
@@ -51,13 +54,20 @@ class Euclidean:
             inner = jnp.sum(query * centre, -1, keepdims=True)
             lost = jnp.sqrt(own) * jnp.sqrt(jnp.sum(jnp.square(centre)))
             squared += 2 * (inner - 2 * rounding(query) * lost)
-        return self._of(squared * (1 - rounding(query)))  # less when measured
+        squared = squared * (1 - rounding(query)) - _flushed(query)  # less when measured
+        return squared if self.squared else _root(squared)
 
     def distance(self, query, rows):
-        return self._of(jnp.sum(jnp.square(query - rows), -1))
+        length = _length(lambda query, rows: query - rows, query, rows)[..., 0]
+        return jnp.square(length) if self.squared else length
 
-    def _of(self, squared):
+    def quick(self, query, rows):
+        squared = jnp.sum(jnp.square(query - rows), -1)
         return squared if self.squared else _root(squared)
+
+    def strays(self, distance, dim):
+        least = dim * _finfo(distance).tiny / _finfo(distance).eps
+        return ~((distance > (least if self.squared else least**0.5)) & (distance < jnp.inf))
 
 
 @dataclass(frozen=True)
@@ -67,18 +77,25 @@ class InnerProduct:
     held = 1
 
     def summary(self, rows, centre):
-        return jnp.sqrt(jnp.sum(jnp.square(rows), -1))
+        return jnp.sqrt(jnp.sum(jnp.square(rows), -1) + _flushed(rows))
 
     def scores(self, query, rows, summary, centre, mode):
         """<q, b> and what it may lack."""
-        own = jnp.sqrt(jnp.sum(jnp.square(query), -1, keepdims=True))
-        return _product(query, rows, mode) + (3 * rounding(query) + _lost(mode)) * own * summary[None]
+        own = self.summary(query, centre)[:, None]
+        lost = (3 * rounding(query) + _lost(mode)) * own * summary[None] + _flushed(query)
+        return _product(query, rows, mode) + lost
 
     def floor(self, score, query, centre, mode):
         return -score
 
     def distance(self, query, rows):
-        return -jnp.sum(query * rows, -1)
+        product = jnp.sum(query * rows, -1)
+        return jnp.where(product == 0, 0.0, -product)  # not -0, which sorts before 0
+
+    quick = distance
+
+    def strays(self, distance, dim):
+        return jnp.zeros(distance.shape, bool)
 
 
 @dataclass(frozen=True)
@@ -89,7 +106,9 @@ class Cosine:
 
     def summary(self, rows, centre):
         norm = _norm(rows)[..., 0]
-        return jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1.0), 0.0)
+        least = _finfo(rows).tiny / _finfo(rows).eps
+        usable = (norm > least) & (norm < 1 / least)  # beyond, products of the row as it is may flush
+        return jnp.where(norm > 0, jnp.where(usable, 1 / jnp.where(usable, norm, 1.0), jnp.inf), 0.0)
 
     def scores(self, query, rows, summary, centre, mode):
         """<q, b> of directions; or, about that of the centre, as `Euclidean`."""
@@ -115,6 +134,11 @@ class Cosine:
         apart = jnp.sum(jnp.square(_direction(query) - _direction(rows)), -1) / 2
         return jnp.where(jnp.any(query != 0, -1) & jnp.any(rows != 0, -1), apart, 1.0)
 
+    quick = distance
+
+    def strays(self, distance, dim):
+        return jnp.zeros(distance.shape, bool)
+
 
 @dataclass(frozen=True)
 class Subspaces:
@@ -137,7 +161,7 @@ class Subspaces:
         for part in range(self.count):
             product = _product(query[:, part], rows[:, part], mode)
             norms = jnp.sum(jnp.square(query[:, part]), -1)[:, None] + summary[None, :, part]
-            squared = jnp.maximum((1 - lost) * norms - 2 * product, 0.0)
+            squared = jnp.maximum((1 - lost) * norms - 2 * product - _flushed(query), 0.0)
             # (a + b)^2 = a^2 + b^2 + 2 sqrt(a^2 b^2): a root less than to add roots
             both = jnp.minimum(total * squared, jnp.finfo(query.dtype).max)
             total = squared if part == 0 else total + squared + 2 * jnp.sqrt(both)
@@ -147,7 +171,14 @@ class Subspaces:
         return jnp.sqrt(-score) * (1 - (4 + 2 * self.count) * rounding(query))
 
     def distance(self, query, rows):
+        return jnp.sum(_length(lambda query, rows: self._parts(query - rows), query, rows)[..., 0], -1)
+
+    def quick(self, query, rows):
         return jnp.sum(_root(jnp.sum(jnp.square(self._parts(query - rows)), -1)), -1)
+
+    def strays(self, distance, dim):
+        least = self.count * (dim * _finfo(distance).tiny) ** 0.5 / _finfo(distance).eps
+        return ~((distance > least) & (distance < jnp.inf))
 
     def _parts(self, x):
         return x.reshape(*x.shape[:-1], self.count, x.shape[-1] // self.count)
@@ -246,17 +277,36 @@ def _gamma(x, terms: int) -> float:
     return (terms + 8) * float(jnp.finfo(x.dtype).eps) / 2
 
 
+def _flushed(x) -> float:
+    """What 2 <q, b>, |q|^2 and |b|^2 may lack because products below the least number became zero."""
+    return 16 * x.shape[-1] * float(_finfo(x).tiny)
+
+
+def _finfo(x):
+    return jnp.finfo(x.dtype)
+
+
 def _root(squared):
     """The square root, of gradient zero at zero."""
-    apart = squared > 0
+    apart = ~(squared <= 0)  # NaN stays NaN
     return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
 
 
+def _length(function, *arrays):
+    """|function(*arrays)|, (..., 1), of numbers whose squares may be no numbers.
+
+    By powers of two, which round nothing. The numbers are made twice, never to be held.
+    """
+    largest = jnp.max(jnp.abs(lax.stop_gradient(function(*arrays))), -1, keepdims=True)
+    bits = _finfo(largest)
+    scale = jnp.maximum(largest / 4, bits.tiny)  # whose inverse is a number too
+    scale = lax.reduce_precision(scale, exponent_bits=bits.nexp, mantissa_bits=0)
+    numbers = function(*lax.optimization_barrier(arrays))
+    return scale * _root(jnp.sum(jnp.square(numbers / scale), -1, keepdims=True))
+
+
 def _norm(x):
-    """(..., 1), of numbers whose squares may be no numbers."""
-    scale = lax.stop_gradient(jnp.max(jnp.abs(x), -1, keepdims=True))
-    scale = jnp.where(scale > 0, scale, 1.0)
-    return scale * _root(jnp.sum(jnp.square(x / scale), -1, keepdims=True))
+    return _length(lambda x: x, x)
 
 
 def _direction(x):

@@ -2,21 +2,25 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Int, Num
 
 from knn_jax.neighbors import metrics, sharded, tiles
 from knn_jax.neighbors.answer import Neighbors
-from knn_jax.neighbors.passes import Eligible, Plan, floating, nearest
-from knn_jax.neighbors.sharded import Sharded
+from knn_jax.neighbors.passes import nearest
+from knn_jax.neighbors.plan import Eligible, Plan, floating
+from knn_jax.neighbors.sharded import Sharded, check_rows
 
 
 def search(
-    query: Num[Array, "query dim"],
-    bank: Num[Array, "row dim"] | Sharded,
+    query: Num[Array | np.ndarray, "query dim"],
+    bank: Num[Array | np.ndarray, "row dim"] | Sharded,
     k: int,
     *,
     metric: metrics.Metric | metrics.Name = "l2",
@@ -34,18 +38,25 @@ def search(
 
     A matmul bounds all distances from below, rounding included; the best few more than k are measured
     by sum((q - b)^2). Where a bound cannot exclude the rest, and only for such queries, a narrower one
-    is made about the centre of the rows, and if that cannot either, all rows are measured. Rows at the
-    same floating-point distance come lower row first, whatever the tile, batch or device (the last bits
-    of a distance may differ from one program to another). `coarse` makes the matmul of a lower
-    precision with a wider bound: the same answers, sooner on matrix units. Banks of bytes or halves are
-    converted tile by tile (but XLA's CPU backend widens all of a bfloat16 bank), so that distances are
-    exact for the values stored. A bank from `shard` is searched on all its devices at once, its own
+    is made about the centre of the rows, and if that cannot either, all rows are measured. Where there
+    is little to do all rows are measured at once. Rows at the same floating-point distance come lower
+    row first, whatever the tile, batch or device (the last bits of a distance may differ from one
+    program to another). `coarse` makes the matmul of a lower precision with a wider bound: the same
+    answers, sooner on matrix units. A bank from `shard` is searched on all its devices at once, its own
     labels serving `only` and `without`. Distances are differentiable in `query` and `bank` (zero
     gradient at q = b); indices carry none. Memory is one tile of scores beside O(query x k). Under
-    `vmap` all ways run for every query: pass a batch instead. Rows and queries must be finite, at
-    which nothing looks: a NaN may displace what is nearer.
+    `vmap` all ways run for every query: pass a batch instead.
 
-    Raises ValueError for a k that the bank cannot answer, shapes that do not fit and unknown metrics.
+    Numbers: distances are float32, or float64 if x64 is on and either input is float64. With x64 off
+    JAX rounds float64 to float32 before the search sees it. Integers of 8 and 16 bits, float16 and
+    bfloat16 are searched exactly as stored, converted tile by tile (but XLA's CPU backend widens all of
+    a bfloat16 bank). Wider integers must be at most 2^24 in size, or 2^53 beside float64. Distances
+    are right wherever the type can hold them, also where their squares overflow or underflow; one that
+    it cannot hold is inf and its row is not found. A row with a NaN or an infinity is nobody's
+    neighbour. A query with one has no neighbours: distance inf and index -1.
+
+    Raises ValueError for a k that the bank cannot answer, shapes that do not fit, unknown metrics, and
+    integers that the distance's type cannot hold, or may not because a caller's `jit` hides their size.
     """
     metric = metrics.named(metric) if isinstance(metric, str) else metric
     metrics.check(coarse)
@@ -73,7 +84,11 @@ def search_part(
     if len(query) == 0:
         return Neighbors(jnp.zeros(shape, query.dtype), jnp.zeros(shape, jnp.int32))
     plan = Plan(k, metric, coarse or "in_place", math.prod(groups))
+    finite = jnp.max(jnp.abs(query), -1) < jnp.inf
+    query = jnp.where(finite[:, None], query, 0.0)  # answered below, and no work for the rest
     distance, index = nearest(*lax.stop_gradient((query, bank)), eligible, plan)
+    none = ~finite[:, None, None] | ~jnp.isfinite(distance)
+    distance, index = jnp.where(none, jnp.inf, distance), jnp.where(none, -1, index)
     distance = _measured(plan, query, bank, distance, index)
     return Neighbors(distance.reshape(shape), index.reshape(shape))
 
@@ -91,7 +106,7 @@ def _measured_jvp(plan, primals, tangents):
 
     @jax.checkpoint  # a gradient gathers the neighbours again rather than keeping all of them
     def again(query, index, bank):
-        rows = bank[index].astype(query.dtype)
+        rows = jnp.where(index[..., None] < 0, 0, bank[index]).astype(query.dtype)
         return jnp.where(index < 0, 0.0, plan.metric.distance(query[:, None, None], rows))
 
     def all_again(query, bank):
@@ -101,17 +116,34 @@ def _measured_jvp(plan, primals, tangents):
     return distance, tangent
 
 
+def check_integers(name: str, array: Any, dtype: Any) -> None:
+    """Raises ValueError for integers that the floating type cannot hold."""
+    exact = 2 ** (jnp.finfo(dtype).nmant + 1)
+    if not jnp.issubdtype(array.dtype, jnp.integer) or np.iinfo(array.dtype).max <= exact:
+        return
+    cast = f"{name} is {array.dtype}, and distances are {dtype}"
+    if isinstance(array, Tracer | Sharded):
+        raise ValueError(f"{cast}: in a jit or over devices, cast it to {dtype} if it fits")
+    array = np.asarray(array)
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    if max(-low, high) > exact:
+        raise ValueError(f"{cast}: {max(-low, high)} is above {exact}, up to which integers are exact")
+
+
 def check(query, bank, k, metric, labels, only, without) -> None:
     """Raises ValueError for what cannot be answered."""
     rows = bank.shape[0]
     if rows == 0:
         raise ValueError("the bank is empty: give it at least one row")
+    check_rows(rows)
     if not 1 <= k <= rows:
         raise ValueError(f"k={k} neighbours asked of a bank of {rows} rows: use 1 to {rows}")
     if query.ndim != 2 or len(bank.shape) != 2 or query.shape[1] != bank.shape[1]:
         raise ValueError(
             f"query {query.shape} and bank {bank.shape} must be (query, dim) and (row, dim) of one dim"
         )
+    check_integers("query", query, floating(query, bank))
+    check_integers("bank", bank, floating(query, bank))
     if isinstance(metric, metrics.Subspaces) and (metric.count < 1 or query.shape[1] % metric.count):
         raise ValueError(f"{query.shape[1]} dimensions are no multiple of {metric.count} subspaces")
     if (labels is None) != (only is None and without is None):

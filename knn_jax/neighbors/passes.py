@@ -1,83 +1,49 @@
-"""A matmul that bounds all distances, a proof that nothing was missed, and exact distances."""
+"""The nearest rows by one of three ways, all of the same answer.
+
+    few numbers (tiles.DIRECT)        every row is measured
+    a small bank (tiles.SMALL rows)   a matmul bounds every row, the best are measured
+    a larger one                      the same tile by tile, where it lies
+
+Where the bounds cannot exclude the other rows of some queries, every row is measured for these; in a
+larger bank of many dimensions bounds about the centre, block by block, are tried before.
+
+A row that is not finite is nobody's neighbour. One whose square overflows voids the bounds of all
+queries: every row is measured, scaled pair by pair.
+"""
 
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Int
 
-from knn_jax.neighbors import metrics, tiles
-from knn_jax.neighbors.answer import Neighbors, ordered
-from knn_jax.neighbors.selection import select, slots, top_k
+from knn_jax.neighbors import direct, metrics, tiles
+from knn_jax.neighbors.bounds import summarise
+from knn_jax.neighbors.plan import by_parts
+from knn_jax.neighbors.selection import select, slots
+from knn_jax.neighbors.small import nearest_of_few
 
-SAMPLE = 1024  # rows whose mean is the centre
 CENTRED = 64  # queries scored about the centre at once, where the rows in place could not decide
 REPAIRED = 16  # queries compared with all rows at once, where no matmul could
-
-
-class Plan(NamedTuple):
-    """What is known when the program is traced."""
-
-    k: int
-    metric: metrics.Metric
-    mode: metrics.Mode
-    groups: int
-
-    @property
-    def kept(self) -> int:
-        """Rows to be measured: more where the bounds are wider, or did not do."""
-        spare = {"in_place": 8 + self.k // 16, "centred": 64 + self.k}
-        return self.k + spare.get(self.mode, 8 + 2 * self.k)
-
-
-class Eligible(NamedTuple):
-    """Which rows each query may find; all without labels."""
-
-    labels: Int[Array, " row"] | None = None
-    only: Int[Array, "query *group"] | None = None
-    without: Int[Array, " query"] | None = None
-    there: Bool[Array, " row"] | None = None  # False where a shard is only padded
-
-    @property
-    def each(self) -> tuple:
-        """What belongs to the queries, one entry for each of them."""
-        return self.only, self.without
-
-    def of(self, each: tuple) -> "Eligible":
-        """The same for other queries."""
-        return self._replace(only=each[0], without=each[1])
-
-    def mask(self, first, rows: int, new):
-        """(query, group, row) for a tile of rows, of which some may not be `new`; None if all are
-        eligible."""
-        mask = None if new is None else new[None, None]
-        if self.labels is not None:
-            label = lax.dynamic_slice_in_dim(self.labels, first, rows)[None, None]
-            if self.without is not None:
-                wanted = label != self.without[:, None, None]
-            else:
-                wanted = label == self.only.reshape(len(self.only), -1, 1)  # pyright: ignore
-            mask = wanted if mask is None else mask & wanted
-        if self.there is not None:
-            there = lax.dynamic_slice_in_dim(self.there, first, rows)[None, None]
-            mask = there if mask is None else mask & there
-        return mask
 
 
 def nearest(query, bank, eligible, plan):
     """The nearest rows, (query, group, k)."""
     rows, dim = bank.shape
-    if slots(plan.kept, rows) * 2 > rows:  # most would be measured anyhow
+    few = len(query) * rows * dim <= tiles.DIRECT
+    if few or slots(plan.kept, rows) * 2 > rows:  # most would be measured anyhow
         each = max(1, tiles.MEASURED // (dim * rows))
-        return _by_parts(functools.partial(_directly, bank=bank, plan=plan), query, eligible, each)
+        every = functools.partial(direct.measure_all, bank=bank, plan=plan)
+        return by_parts(every, query, eligible, each)
 
-    centre, summary = _summary(bank, plan)
+    if rows <= tiles.SMALL:
+        return nearest_of_few(query, bank, eligible, plan)
+
+    centre, summary, usable, trusted = summarise(bank, plan)
+    eligible = eligible._replace(there=usable if eligible.there is None else usable & eligible.there)
 
     def measure(query, index):
-        found = plan.metric.distance(query[:, None, None], bank[index].astype(query.dtype))
-        return ordered(Neighbors(jnp.where(index < 0, jnp.inf, found), index), plan.k)
+        return direct.measure(query, index, bank, plan)
 
     def bounded(plan, query, eligible):
         """Candidates, the nearest of these, and for which queries they are the nearest of all."""
@@ -86,7 +52,8 @@ def nearest(query, bank, eligible, plan):
         def prove(query, index, left):
             near = measure(query, index)
             floor = plan.metric.floor(left, query, centre, plan.mode)
-            return near, ((left == -jnp.inf) | (floor > near.distance.max(-1))).all(-1)
+            sure = (floor > near.distance.max(-1)) & (floor < jnp.inf)
+            return near, trusted & ((left == -jnp.inf) | sure).all(-1)
 
         each = tiles.gathered(plan.groups * index.shape[-1] * dim)
         near, certain = tiles.in_tiles(prove, each)(query, index, left)
@@ -99,7 +66,7 @@ def nearest(query, bank, eligible, plan):
         return found.index, sure
 
     def directly(query, eligible):
-        return _directly(query, eligible, bank, plan).index, jnp.ones(len(query), bool)
+        return direct.measure_all(query, eligible, bank, plan).index, jnp.ones(len(query), bool)
 
     def repaired():
         found = index, certain
@@ -112,33 +79,6 @@ def nearest(query, bank, eligible, plan):
 
     # The condition keeps XLA from doing what does not change in a loop before it, for nobody.
     return lax.cond(certain.all(), lambda: near, repaired)
-
-
-def _summary(bank, plan):
-    """The centre of a sample of rows, and the metric's summary of all rows about it."""
-    dtype = floating(bank)
-    step = max(1, len(bank) // SAMPLE)
-    centre = bank[::step].astype(dtype).mean(0, keepdims=True)
-    rows, dim = bank.shape
-    if bank.dtype == dtype:
-        return centre, plan.metric.summary(bank, centre)
-
-    # A tile at a time: XLA would convert the whole bank first.
-    size = tiles.row_tile(rows, dim, False)
-
-    def tile(number):
-        first, _ = tiles.span(number, size, rows)
-        part = lax.dynamic_slice_in_dim(bank, first, size)
-        return first, plan.metric.summary(part.astype(dtype), centre)
-
-    def next_tile(summary, number):
-        first, part = tile(number)
-        return lax.dynamic_update_slice_in_dim(summary, part, first, 0), None
-
-    _, part = tile(0)
-    summary = jnp.zeros((rows, *part.shape[1:]), dtype).at[:size].set(part)
-    numbers = jnp.arange(1, -(-rows // size), dtype=jnp.int32)
-    return centre, lax.scan(next_tile, summary, numbers)[0]
 
 
 def _candidates(query, bank, eligible, plan, centre, summary):
@@ -183,35 +123,13 @@ def _candidates(query, bank, eligible, plan, centre, summary):
     def next_tile(carry, number):
         # Rows outside, queries inside: a tile of the bank is copied once.
         step = functools.partial(go_on, rows=tile(number))
-        return _by_parts(step, query, eligible, each, *carry), None
+        return by_parts(step, query, eligible, each, *carry), None
 
-    carry = _by_parts(begin, query, eligible, each)
+    carry = by_parts(begin, query, eligible, each)
+    if size == rows:
+        return carry[1:]
     carry, _ = lax.scan(next_tile, carry, jnp.arange(1, -(-rows // size), dtype=jnp.int32))
     return carry[1:]
-
-
-def _directly(query, eligible, bank, plan):
-    """The nearest rows by measuring every row."""
-    rows, dim = bank.shape
-    size = min(rows, max(1, tiles.MEASURED // (len(query) * max(dim, plan.groups))))
-
-    def tile(carry, number):
-        first, new = tiles.span(number, size, rows)
-        part = bank if size == rows else lax.dynamic_slice_in_dim(bank, first, size)
-        ids = first + jnp.arange(size, dtype=jnp.int32)
-        found = plan.metric.distance(query[:, None], part.astype(query.dtype)[None])[:, None]
-        mask = eligible.mask(first, size, new)
-        found = found if mask is None else jnp.where(mask, found, jnp.inf)
-        found = jnp.concatenate([carry[0], jnp.broadcast_to(found, (*carry[0].shape[:2], size))], -1)
-        ids = jnp.concatenate([carry[1], jnp.broadcast_to(ids, (*carry[1].shape[:2], size))], -1)
-        nearest, place = top_k(-found, plan.k)  # the lower row first among equals
-        return (-nearest, jnp.take_along_axis(ids, place, -1)), None
-
-    # Made from the query, so that under shard_map the carry varies as the tiles do.
-    nothing = jnp.full((len(query), plan.groups, plan.k), jnp.inf) + 0 * query[:, :1, None]
-    carry = nothing, jnp.full(nothing.shape, -1, jnp.int32) + 0 * query[:, :1, None].astype(jnp.int32)
-    (distance, index), _ = lax.scan(tile, carry, jnp.arange(-(-rows // size), dtype=jnp.int32))
-    return Neighbors(distance, jnp.where(distance == jnp.inf, -1, index))
 
 
 def _repair(find, few, index, certain, query, eligible):
@@ -232,18 +150,3 @@ def _repair(find, few, index, certain, query, eligible):
         return tuple(leaf.at[which].set(new, mode="drop") for leaf, new in put)
 
     return lax.while_loop(lambda state: ~state[2].all(), some, (index, certain, certain))[:2]
-
-
-def _by_parts(function, query, eligible, each, *carry):
-    """`function(query, eligible, *carry)` for at most `each` queries at a time."""
-
-    def part(query, each, *carry):
-        return function(query, eligible.of(each), *carry)
-
-    return tiles.in_tiles(part, each)(query, eligible.each, *carry)
-
-
-def floating(*arrays: Any):
-    """The type of distances: float64 if any of the arrays is, else float32."""
-    wide = any(array.dtype == jnp.float64 for array in arrays)
-    return jnp.dtype(jnp.float64 if wide else jnp.float32)

@@ -107,7 +107,9 @@ def _threshold(score, k):
 
 def _middle(low, high):
     """Between two integers, however far apart."""
-    return (low & high) + lax.shift_right_arithmetic(low ^ high, jnp.ones_like(low))
+    one = jnp.ones_like(low)
+    halves = (lax.shift_right_arithmetic(end, one) for end in (low, high))
+    return sum(halves, low & high & one)
 
 
 def _places(

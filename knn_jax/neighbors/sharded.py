@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, Num
 
 from knn_jax.mesh import QUERIES, ROWS, whole
 from knn_jax.neighbors.answer import Neighbors, ordered
-from knn_jax.neighbors.passes import Eligible
+from knn_jax.neighbors.plan import Eligible
 
 
 @jax.tree_util.register_dataclass
@@ -56,7 +56,7 @@ def shard(
 
     Rows are numbered process by process. Each device is sent its own part and no more, so that the
     bank may be a memory-mapped file and need not fit on one host. Raises ValueError for a mesh whose
-    parts are not whole for each process, and for an empty bank.
+    parts are not whole for each process, for an empty bank, and for one of 2^31 rows or more.
     """
     parts, processes = mesh.shape[ROWS], jax.process_count()
     if parts % processes:
@@ -64,6 +64,7 @@ def shard(
             f"{parts} parts of rows for {processes} processes: give mesh.make(rows=) a multiple"
         )
     local = len(bank)
+    check_rows(local)
     counts = np.ravel(multihost_utils.process_allgather(np.int32(local))) if processes > 1 else [local]
     count, firsts = int(np.sum(counts)), tuple(int(n) for n in np.cumsum([0, *counts[:-1]]))
     before = firsts[jax.process_index()]
@@ -72,6 +73,7 @@ def shard(
     if labels is not None and np.shape(labels) != (local,):
         raise ValueError(f"labels of shape {np.shape(labels)}: one for each of {local} rows needed")
     each = -(-int(np.max(counts)) // (parts // processes))  # rows of a part
+    check_rows(max(count, parts * each))
     start = jax.process_index() * (parts // processes) * each
 
     def spread(array, fill):
@@ -89,6 +91,12 @@ def shard(
     index = before + np.arange(local, dtype=np.int32)
     of_rows = None if labels is None else spread(labels, -1)
     return Sharded(spread(bank, 0), spread(index, -1), of_rows, count, mesh, firsts)
+
+
+def check_rows(count: int) -> None:
+    """Raises ValueError for more rows than 32 bits can number."""
+    if count > np.iinfo(np.int32).max:
+        raise ValueError(f"a bank of {count} rows: indices are of 32 bits, so give 2^31 - 1 at most")
 
 
 def search_parts(

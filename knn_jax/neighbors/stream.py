@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, Num
 from knn_jax.neighbors import metrics
 from knn_jax.neighbors.answer import Neighbors, merge
 from knn_jax.neighbors.nearest import check, search_part
-from knn_jax.neighbors.passes import Eligible
+from knn_jax.neighbors.plan import Eligible
 
 PIECE = 2**28  # bytes of the bank on the device at once, and as many on the way
 
