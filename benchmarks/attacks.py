@@ -4,8 +4,8 @@
     python benchmarks/attacks.py minimum-norm --path mnist.npz --weights mnist_basic_weights.npz
     python benchmarks/attacks.py foolbox --path mnist.npz --weights mnist_basic_weights.npz
 
-Compilation stands apart; `--out FILE.json` keeps all figures. results/README.md, "Data and weights", says
-how to get these files.
+Compilation stands apart; `--out FILE.json` keeps all figures. results/README.md says how to get
+these files.
 """
 
 import json
