@@ -45,12 +45,11 @@ class Figure(NamedTuple):
 
 def interval(share: float, n: int) -> tuple[float, float]:
     """Wilson's 95% interval of a share of n images."""
-    z = 1.959964
-    middle, spread = (
-        share + z * z / (2 * n),
-        z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2),
-    )
-    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))
+    squared = 1.959964**2
+    middle = share + squared / (2 * n)
+    half = math.sqrt(squared * (share * (1 - share) / n + squared / (4 * n * n)))
+    scale = 1 + squared / n
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
 def _bounds(share: float | None, n: int | None) -> str:
@@ -58,6 +57,10 @@ def _bounds(share: float | None, n: int | None) -> str:
     if share is None or not n or n >= FEW:
         return ""
     return "[{:.3f}, {:.3f}]".format(*interval(share, n))
+
+
+def _share(share: float, n: int | None) -> str:
+    return " ".join(filter(None, [f"{share:.3f}", _bounds(share, n)]))
 
 
 class Told(NamedTuple):
@@ -187,8 +190,7 @@ def _least(figures: list[Figure], radius: str) -> str:
     accuracy = figure.accuracy(radius)
     share = "" if figure.found is None or figure.found > 0.9995 else f" of {figure.found:.1%}"
     mean = "" if figure.mean is None else f"({figure.mean:.3f}{share})"
-    share = "" if accuracy is None else f"{accuracy:.3f}"
-    return " ".join(filter(None, [share, _bounds(accuracy, figure.n), mean]))
+    return " ".join(filter(None, ["" if accuracy is None else _share(accuracy, figure.n), mean]))
 
 
 def lines(report: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -267,7 +269,10 @@ def number(report: dict[str, Any], entry: str, what: str) -> str:
         case "n":
             return str(found["n"])
         case "mean":
-            return f"{found['mean_radius' if proven else 'mean_norm']:.3f}"
+            mean = found["mean_radius" if proven else "mean_norm"]
+            if mean is None:
+                raise LookupError("nothing was found")
+            return f"{mean:.3f}"
         case "found":
             return f"{found['success_rate']:.3f}"
         case "clean_acc":  # of the smoothed classifier
@@ -275,10 +280,6 @@ def number(report: dict[str, Any], entry: str, what: str) -> str:
     within = found["certified_acc"] if proven else pages.accuracies(found)
     value = {_short(radius): share for radius, share in within.items()}[what]
     return _share(value[0] if isinstance(value, tuple) else value, found["n"])
-
-
-def _share(share: float, n: int) -> str:
-    return " ".join(filter(None, [f"{share:.3f}", _bounds(share, n)]))
 
 
 def _short(radius: str) -> str:

@@ -34,6 +34,16 @@ def test_the_tables_are_those_of_the_results(text, folders):
     assert tables.fill(text, found) == text
 
 
+@pytest.mark.parametrize("text", [README, RESULTS], ids=["README.md", "results/README.md"])
+def test_measured_numbers_are_those_of_named_runs(text):
+    """A share or norm in a sentence, 0.123, stands between the comments from which it is filled."""
+    sentences = re.sub(r"<!-- (summary|details) -->.*?<!-- end -->", "", text, flags=re.DOTALL)
+    bare = re.sub(r"<!-- [^>]+ -->[^<]*<!-- / -->", "", sentences)
+    tabled = [line for line in bare.splitlines() if not line.startswith("|")]
+    assert not re.findall(r"\b0\.\d{3}\b", "\n".join(tabled))
+    assert len(re.findall("<!-- / -->", sentences)) > 20
+
+
 @pytest.mark.parametrize("name", [name for name in REPORTS if REPORTS[name]["reported"]])
 def test_a_papers_figures_stand_beside_what_was_trained_as_the_recipe_says(name):
     found = REPORTS[name]
