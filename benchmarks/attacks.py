@@ -4,7 +4,8 @@
     python benchmarks/attacks.py minimum-norm --path mnist.npz --weights mnist_basic_weights.npz
     python benchmarks/attacks.py foolbox --path mnist.npz --weights mnist_basic_weights.npz
 
-Compilation stands apart; `--out FILE.json` keeps all figures.
+Compilation stands apart; `--out FILE.json` keeps all figures. results/README.md says how to get
+these files.
 """
 
 import json
@@ -55,7 +56,7 @@ def ask(
     steps: int = 20,
     out: str = "",
 ) -> None:
-    """Paper 4's attack on conv3 and conv4 of its VGG16, against as many passes of the bare network.
+    """Wang et al.'s attack on conv3 and conv4 of its VGG16, against as many passes of the bare network.
 
     Its weights are those that `cifar10_ask.py` trained in a workdir, or without one random: features
     then are so much alike that the search has to bound their distances twice.
@@ -104,9 +105,9 @@ def minimum_norm(
     starts: int = 4,
     out: str = "",
 ) -> None:
-    """Ours against the later attack of paper 1's authors at its own settings, and what they find.
+    """Ours against Sitawarin & Wagner's later attack at its own settings, and what they find.
 
-    On paper 1's network with the given weights and the first images that are classified correctly.
+    On their Basic network with the given weights and the first images that are classified correctly.
     """
     dataset = data.load(config.Data(name=path))
     net = nets.build(config.Net(name="mnist"), 10)
@@ -145,7 +146,7 @@ def foolbox(
     boundary_steps: int = 1000,
     out: str = "",
 ) -> None:
-    """Paper 2's attacks beside Foolbox's and SciPy's L-BFGS-B, on paper 1's network without neighbours.
+    """Zhao & Cho's attacks beside Foolbox's and SciPy's L-BFGS-B, on Sitawarin & Wagner's bare network.
 
     At the same settings, on the first images that are classified correctly: FGSM and iterated FGSM over
     the sizes of Foolbox 0.8, DeepFool, the boundary attack from one start, then ours with

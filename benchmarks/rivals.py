@@ -1,4 +1,4 @@
-"""Other implementations of paper 2's attacks, on paper 1's network in PyTorch."""
+"""Other implementations of Zhao & Cho's attacks, on Sitawarin & Wagner's network in PyTorch."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Paper 5's repulsive prototypes on CIFAR-100: ResNet-18, D = 500 (Table 3).
+"""Serban, Poll & Visser's repulsive prototypes on CIFAR-100: ResNet-18, D = 500 (Table 3).
 
     python attack.py configs/cifar100_repulsive.py
 

@@ -1,4 +1,4 @@
-r"""Paper 4's defense on CIFAR-10: DkNN on conv3 and conv4 of a VGG16 trained by ASK-Def (Table 6).
+r"""Wang et al.'s defense on CIFAR-10: DkNN on conv3 and conv4 of a VGG16 trained by ASK-Def (Table 6).
 
     python attack.py configs/cifar10_ask.py
 

@@ -1,4 +1,4 @@
-"""Paper 3's IdResNet on CIFAR-10: 800-NN by the sum of distances in two subspaces (Tables 1 and 2).
+"""Qian, An & Su's IdResNet on CIFAR-10: 800-NN by distances in two subspaces (Tables 1 and 2).
 
     python attack.py configs/cifar10_idresnet.py
 

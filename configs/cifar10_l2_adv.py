@@ -1,4 +1,4 @@
-"""Paper 1's L2-Adv on CIFAR-10: 75-NN on an adversarially trained residual network (Table 5).
+"""Sitawarin & Wagner's L2-Adv on CIFAR-10: 75-NN on an adversarially trained ResNet (Table 5).
 
     python attack.py configs/cifar10_l2_adv.py
 

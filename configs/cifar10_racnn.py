@@ -1,4 +1,4 @@
-r"""Paper 2's RaCNN on CIFAR-10: K = 10, local mixup (RaCNN-K10-mixup of Table 1).
+r"""Zhao & Cho's RaCNN on CIFAR-10: K = 10, local mixup (RaCNN-K10-mixup of Table 1).
 
     python attack.py configs/cifar10_racnn.py
 
@@ -6,7 +6,7 @@ An accelerator's work: a step takes 11 passes of the network for each image (0.7
 and backward), an epoch of 45,000 images (the paper: 50,000) some 0.35 PFLOP. The paper names neither
 epochs, batch nor rate, nor how many steps of cross-entropy there are to five of local mixup: 60 epochs,
 batch 128, Adam 1e-3 and a tenth of it after 50, one step. Its augmentation is not named either; here it
-is paper 1's. Its variants and baseline, each with a `--workdir`
+is Sitawarin & Wagner's. Its variants and baseline, each with a `--workdir`
 of its own:
 
     ... --name cifar10_racnn_k5 --defense.neighbors 5 --classifier.k 5

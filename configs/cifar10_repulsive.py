@@ -1,4 +1,4 @@
-r"""Paper 5's repulsive prototypes on CIFAR-10: ResNet-18, D = 100 (Tables 1, 2 and 4).
+r"""Serban, Poll & Visser's repulsive prototypes on CIFAR-10: ResNet-18, D = 100 (Tables 1, 2 and 4).
 
     python attack.py configs/cifar10_repulsive.py
 

@@ -1,4 +1,4 @@
-"""Paper 1's ResNet on CIFAR-10: 75-NN on the last stage of a residual network (Table 5).
+"""Sitawarin & Wagner's ResNet on CIFAR-10: 75-NN on the last stage of a residual network (Table 5).
 
     python attack.py configs/cifar10_resnet.py
 

@@ -1,4 +1,4 @@
-r"""The rows of paper 3's Table 2 on CIFAR-10 in small: layers of 286 numbers in place of 2,078.
+r"""The rows of Qian, An & Su's Table 2 on CIFAR-10 in small: layers of 286 numbers in place of 2,078.
 
     python attack.py configs/cifar10_small_idresnet.py
 

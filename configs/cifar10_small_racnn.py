@@ -1,4 +1,4 @@
-r"""Paper 2's RaCNN in small: a tenth of CIFAR-10 and a narrow network, K = 10, local mixup.
+r"""Zhao & Cho's RaCNN in small: a tenth of CIFAR-10 and a narrow network, K = 10, local mixup.
 
     python attack.py configs/cifar10_small_racnn.py
 

@@ -1,4 +1,4 @@
-r"""Paper 5's repulsive prototypes in small: a tenth of CIFAR-10 and a narrow residual network.
+r"""Serban, Poll & Visser's repulsive prototypes in small: a tenth of CIFAR-10, a narrow ResNet.
 
     python attack.py configs/cifar10_small_repulsive.py
 

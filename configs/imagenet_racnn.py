@@ -1,4 +1,4 @@
-r"""Paper 2's RaCNN on ImageNet: K = 10, local mixup, ResNet-18 as phi and phi', accuracy@5 (Table 3).
+r"""Zhao & Cho's RaCNN on ImageNet: K = 10, local mixup, ResNet-18, accuracy@5 (Table 3).
 
     python attack.py configs/imagenet_racnn.py
 

@@ -1,4 +1,4 @@
-"""Paper 4's defense on Imagenette: DkNN on conv3 and conv4 of a ResNet-18 trained by ASK-Def (Table 6).
+"""Wang et al.'s defense on Imagenette: DkNN on two layers of a ResNet-18 trained by ASK-Def (Table 6).
 
     python attack.py configs/imagenette_ask.py
 

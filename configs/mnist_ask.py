@@ -1,4 +1,4 @@
-r"""Paper 4's defense on MNIST: DkNN on conv3 and conv4 of a small VGG trained by ASK-Def.
+r"""Wang et al.'s defense on MNIST: DkNN on conv3 and conv4 of a small VGG trained by ASK-Def.
 
     python attack.py configs/mnist_ask.py
 

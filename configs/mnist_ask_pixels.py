@@ -1,4 +1,4 @@
-"""Paper 4's attack on pixels: 5-NN on MNIST images (its Table 5).
+"""Wang et al.'s attack on pixels: 5-NN on MNIST images (its Table 5).
 
     python attack.py configs/mnist_ask_pixels.py
 

@@ -1,4 +1,4 @@
-"""Paper 1's autoencoder: 75-NN on relu3 of its encoder (Table 2).
+"""Sitawarin & Wagner's autoencoder: 75-NN on relu3 of its encoder (Table 2).
 
     python attack.py configs/mnist_autoencoder.py
 

@@ -1,13 +1,13 @@
-"""Paper 1's Basic network on MNIST: 75-NN on its third convolution (Table 2).
+"""Sitawarin & Wagner's Basic network on MNIST: 75-NN on its third convolution (Table 2).
 
     python attack.py configs/mnist_basic.py
 
 Trains 6 epochs (Adam 1e-3, batch 128; the authors' code 15, keeping the best on validation; six are
 enough for their accuracy), and attacks the first 200 test images with 1,980 gradients each. To
-attack the authors' own weights, give `--net.weights mnist_basic_weights.npz`.
+attack the authors' own weights, give `--net.weights mnist_basic_weights.npz`, which
+`python -m knn_jax.state_dict` makes of their file; results/README.md, "Data and weights", says how.
 
-The paper reports accuracy .9870 and a mean L2 of 2.1054, withdrawn since: its authors' later attack
-reaches 1.552 on the first 50 images.
+The paper reports accuracy .9870 and a mean L2 of 2.1054, withdrawn by its authors since.
 """
 
 from knn_jax import config

@@ -1,4 +1,4 @@
-"""Paper 3's IdResNet on MNIST: 800-NN by the sum of distances in two subspaces.
+"""Qian, An & Su's IdResNet on MNIST: 800-NN by the sum of distances in two subspaces.
 
     python attack.py configs/mnist_idresnet.py
 

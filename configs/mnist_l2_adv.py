@@ -1,4 +1,4 @@
-r"""Paper 1's L2-Adv: 75-NN on relu3 of an adversarially trained network (Table 3).
+r"""Sitawarin & Wagner's L2-Adv: 75-NN on relu3 of an adversarially trained network (Table 3).
 
     python attack.py configs/mnist_l2_adv.py
 

@@ -1,4 +1,4 @@
-r"""Paper 1's L2-Adv-AE: 75-NN on relu3 of an adversarially trained autoencoder (Table 3).
+r"""Sitawarin & Wagner's L2-Adv-AE: 75-NN on relu3 of an adversarially trained autoencoder (Table 3).
 
     python attack.py configs/mnist_l2_adv_autoencoder.py
 

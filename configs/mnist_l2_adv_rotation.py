@@ -1,4 +1,4 @@
-r"""Paper 1's L2-Adv-Rot: 75-NN on relu3 of adversarially trained rotation prediction (Table 3).
+r"""Sitawarin & Wagner's L2-Adv-Rot: 75-NN on relu3, adversarially trained to tell turns (Table 3).
 
     python attack.py configs/mnist_l2_adv_rotation.py
 

@@ -1,4 +1,4 @@
-r"""Paper 1's Linf-Adv: 75-NN on relu3 of an adversarially trained network (Table 3).
+r"""Sitawarin & Wagner's Linf-Adv: 75-NN on relu3 of an adversarially trained network (Table 3).
 
     python attack.py configs/mnist_linf_adv.py
 

@@ -1,4 +1,4 @@
-"""Paper 1's certified defense: 1-NN on an autoencoder that is 1-Lipschitz by construction (Table 6).
+"""Sitawarin & Wagner's certified defense: 1-NN on a 1-Lipschitz autoencoder (Table 6).
 
     python certify.py configs/mnist_lipschitz.py --classifier.layers relu1
 

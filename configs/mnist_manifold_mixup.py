@@ -1,4 +1,4 @@
-"""Paper 1's manifold mixup representation: 75-NN on relu3 (Table 2).
+"""Sitawarin & Wagner's manifold mixup representation: 75-NN on relu3 (Table 2).
 
     python attack.py configs/mnist_manifold_mixup.py
 

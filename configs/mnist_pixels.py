@@ -1,10 +1,10 @@
-"""1-NN on the pixels of MNIST, certified on all 10,000 test images (paper 1, Table 6, "Input").
+"""1-NN on the pixels of MNIST, certified on all 10,000 test images (Sitawarin & Wagner's Table 6).
 
     python certify.py configs/mnist_pixels.py
 
 `attack.py` attacks the first 200 besides, and `--certify.exact` computes the exact radius (a minute and
 a half for all). The paper reports accuracy .9683 and a mean radius of .9567 by approximate neighbours,
-over the images classified correctly; exact search gives .9054. Its Table 2 has 75-NN, of mean norm
+over the images classified correctly; exact search gives .9051. Its Table 2 has 75-NN, of mean norm
 3.139: `attack.py configs/mnist_pixels.py --name mnist_pixels_k75 --workdir runs/mnist_pixels_k75
 --classifier.k 75 --attack.names minimum_norm guided --attack.baseline-images 50`.
 """

@@ -2,8 +2,8 @@
 
     python certify.py configs/mnist_prototypes.py
 
-Certified nearest prototypes (Voracek & Hein 2022, who report .730 at L2 1.58) beside paper 1's
-certified 1-NN on pixels, which has .435. Trains 200 prototypes of each digit for 10 epochs, three
+Certified nearest prototypes (Voracek & Hein 2022, who report .730 at L2 1.58) beside certified 1-NN on
+pixels, which has .435. Trains 200 prototypes of each digit for 10 epochs, three
 minutes on one CPU core: clean accuracy .9695, certified .628 of 10,000 test images at 1.58 by the
 Voronoi bound, .639 with `--certify.exact`, which takes ten seconds here.
 """

@@ -1,4 +1,4 @@
-r"""Paper 5's repulsive prototypes on MNIST: a small VGG, D = 100.
+r"""Serban, Poll & Visser's repulsive prototypes on MNIST: a small VGG, D = 100.
 
     python attack.py configs/mnist_repulsive.py
 

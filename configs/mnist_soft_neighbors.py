@@ -1,4 +1,4 @@
-"""Paper 1's SNN representation: 75-NN on relu3 (Table 2).
+"""Sitawarin & Wagner's SNN representation: 75-NN on relu3 (Table 2).
 
     python attack.py configs/mnist_soft_neighbors.py
 

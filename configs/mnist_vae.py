@@ -1,4 +1,4 @@
-"""Paper 1's variational autoencoder: 75-NN on relu3 of its encoder (Table 2).
+"""Sitawarin & Wagner's variational autoencoder: 75-NN on relu3 of its encoder (Table 2).
 
     python attack.py configs/mnist_vae.py
 

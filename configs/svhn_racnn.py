@@ -1,4 +1,4 @@
-"""Paper 2's RaCNN on SVHN: K = 10, local mixup, candidates from the extra images (Table 2).
+"""Zhao & Cho's RaCNN on SVHN: K = 10, local mixup, candidates from the extra images (Table 2).
 
     python attack.py configs/svhn_racnn.py
 

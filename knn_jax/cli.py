@@ -63,16 +63,19 @@ def parse(argv: list[str], about: str) -> tuple[Config, str]:
     )
     asked = Config(**{name: getattr(given, name) for name in knobs})
     copy = asked.data.name == recipe.data.name or asked.data.name.endswith(".npz")
-    if not copy or _told(asked) != _told(recipe):
+    weights = bool(asked.net.weights)
+    if not copy or _told(asked, weights) != _told(recipe, weights):
         asked = dataclasses.replace(asked, reported={})
     return asked, given.workdir
 
 
-def _told(recipe: Config) -> tuple:
-    """What a paper's figures are of, beside the set and the layers."""
+def _told(recipe: Config, given: bool) -> tuple:
+    """What a paper's figures are of, beside the set and the layers: a network trained so, unless its
+    weights are given, a classifier on so many images, and an attack."""
     classifier, ball = recipe.classifier, recipe.ball
     net = dataclasses.replace(recipe.net, weights="")
+    images = dataclasses.replace(recipe.data, name="", data_dir="", split_seed=0)
+    optim = None if given else dataclasses.replace(recipe.optim, seed=0)
+    decides = classifier.name, classifier.k, classifier.metric, classifier.top, classifier.bank_rows
     attack = (ball.layers, ball.k, ball.others, ball.metric, ball.targeted, ball.drawn)
-    untrained = recipe.optim.epochs == 0
-    decides = classifier.k, classifier.metric, classifier.top
-    return recipe.name, net, recipe.defense, untrained, decides, attack
+    return recipe.name, images, net, recipe.defense, optim, decides, attack

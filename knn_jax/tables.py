@@ -4,6 +4,7 @@ python -m knn_jax.tables README.md results/*.json
 """
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,12 @@ from knn_jax import cli, pages
 from knn_jax.kinds import KINDS
 from knn_jax.workdir import whole
 
-SUMMARY = ("", "within", "clean", "reported", "reproduced", "adaptive", "certified")
+SUMMARY = (
+    *("", "trained", "within", "clean", "n", "reported"),
+    *("reproduced", "adaptive", "certified"),
+)
 FIGURES = ("", "", "n", "clean", "found", "mean", "accuracy within radius")
+FEW = 1000  # images, below which a share is told with its 95% interval
 
 
 class Figure(NamedTuple):
@@ -36,6 +41,26 @@ class Figure(NamedTuple):
         """Within that radius, as `_short` writes it."""
         value = {_short(r): v for r, v in self.within.items()}.get(radius)
         return value[0] if isinstance(value, tuple) else value
+
+
+def interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share of n images."""
+    squared = 1.959964**2
+    middle = share + squared / (2 * n)
+    half = math.sqrt(squared * (share * (1 - share) / n + squared / (4 * n * n)))
+    scale = 1 + squared / n
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+
+
+def _bounds(share: float | None, n: int | None) -> str:
+    """That interval as text, where the images are few."""
+    if share is None or not n or n >= FEW:
+        return ""
+    return "[{:.3f}, {:.3f}]".format(*interval(share, n))
+
+
+def _share(share: float, n: int | None) -> str:
+    return " ".join(filter(None, [f"{share:.3f}", _bounds(share, n)]))
 
 
 class Told(NamedTuple):
@@ -100,8 +125,8 @@ def told(report: dict[str, Any]) -> Told:
 
 
 def summary(reports: list[dict[str, Any]]) -> str:
-    """One line of each report and norm: the accuracy within one radius, and the mean norm behind it;
-    in [ ] what the paper has where the column is ours.
+    """One line of each report and norm: the accuracy within one radius, its 95% interval, and the mean
+    norm behind it; in the columns that are ours, `paper` tells what the paper has.
 
     The radius is the least of those that the paper reports, else of the recipe's, within which the
     strongest attack, else the certificate, leaves less than half of the clean accuracy; the largest
@@ -114,23 +139,36 @@ def _summary(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     every, name = told(report), _name(report)
     figures = [figure for kind in every[:-1] for figure in kind]
 
-    def line(name, norm, every):
+    def line(name, norm, every, tested):
         of = [[figure for figure in kind if figure.norm == norm] for kind in every]
         reported, reproduced, adaptive, promised, certified = of
         [evidence] = (adaptive or certified or reproduced)[:1]
         radius = _radius(evidence, [*reported, *promised])
-        clean = [f"{evidence.clean:.4f}"]
-        clean += [f"[{f.clean:.4f}]" for f in (reported + promised)[:1] if f.clean is not None]
+        clean = [f"{evidence.clean:.4f}", _bounds(evidence.clean, tested)]
+        clean += [f"(paper {f.clean:.4f})" for f in (reported + promised)[:1] if f.clean is not None]
         cells = [_least(kind, radius) for kind in (reported, reproduced, adaptive)]
-        proven = [_least(certified, radius), *(f"[{_least([f], radius)}]" for f in promised)]
-        return name, f"{norm} {radius}".strip(), " ".join(clean), *cells, " ".join(filter(None, proven))
+        proven = [_least(certified, radius), *(f"(paper {_least([f], radius)})" for f in promised)]
+        n = ", ".join(str(kind[0].n) for kind in (reproduced, adaptive, certified) if kind)
+        about = name, _trained(report), f"{norm} {radius}".strip()
+        return *about, " ".join(filter(None, clean)), n, *cells, " ".join(filter(None, proven))
 
     for norm in dict.fromkeys(figure.norm for figure in figures):
         if any(figure.norm == norm and figure.n for figure in figures):
-            yield line(name, norm, every[:-1])
+            yield line(name, norm, every[:-1], report["n"])
     for figure in every.smoothed:
         own = figure.what.removeprefix("certified, ")
-        yield line(f"{name}, {own}", figure.norm, ([], [], [], [], [figure]))
+        yield line(f"{name}, {own}", figure.norm, ([], [], [], [], [figure]), figure.n)
+
+
+def _trained(report: dict[str, Any]) -> str:
+    """For how long, and on how many images if not on all; weights that were given."""
+    config = report["config"]
+    if config["net"]["weights"]:
+        return "given weights"
+    if config["net"]["name"] == "pixels" and config["defense"]["name"] == "basic":
+        return ""
+    images = config["data"].get("train_images", 0)  # there was no other number once
+    return f"{config['optim']['epochs']} epochs" + (f" of {images} images" if images else "")
 
 
 def _radius(evidence: Figure, reported: list[Figure]) -> str:
@@ -144,14 +182,15 @@ def _radius(evidence: Figure, reported: list[Figure]) -> str:
 
 
 def _least(figures: list[Figure], radius: str) -> str:
-    """Of several the least accuracy within the radius, and the mean norm, of how many if not of all."""
+    """Of several the least accuracy within the radius with its interval, and the mean norm, of how many
+    if not of all."""
     if not figures:
         return ""
     figure = min(figures, key=lambda figure: (figure.accuracy(radius) or 0.0, figure.mean or 0.0))
     accuracy = figure.accuracy(radius)
     share = "" if figure.found is None or figure.found > 0.9995 else f" of {figure.found:.1%}"
     mean = "" if figure.mean is None else f"({figure.mean:.3f}{share})"
-    return " ".join(filter(None, ["" if accuracy is None else f"{accuracy:.3f}", mean]))
+    return " ".join(filter(None, ["" if accuracy is None else _share(accuracy, figure.n), mean]))
 
 
 def lines(report: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -162,7 +201,13 @@ def lines(report: dict[str, Any]) -> list[tuple[str, ...]]:
         clean = "" if figure.clean is None else f"{figure.clean:.4f}"
         numbers = ("" if v is None else f"{v:.3f}" for v in (figure.found, figure.mean))
         n = "" if figure.n is None else str(figure.n)
-        return _name(report), figure.what + norm, n, clean, *numbers, pages.within(figure.within)
+        within = (
+            " ".join(
+                filter(None, [pages.within({r: v}), _bounds(figure.accuracy(_short(r)), figure.n)])
+            )
+            for r, v in figure.within.items()
+        )
+        return _name(report), figure.what + norm, n, clean, *numbers, "  ".join(within)
 
     return [line(figure) for kind in told(report) for figure in kind]
 
@@ -178,17 +223,63 @@ def details(reports: list[dict[str, Any]]) -> str:
     return "\n".join(_pipes(head, lines) for head, lines in tables.items())
 
 
-def fill(text: str, reports: list[dict[str, Any]]) -> str:
+def fill(text: str, reports: dict[str, dict[str, Any]]) -> str:
     """The text with its table made anew, between `<!-- summary -->` or `<!-- details -->` and
-    `<!-- end -->`.
+    `<!-- end -->`, and each number between `<!-- RUN ATTACK WHAT -->` and `<!-- / -->`, as `number` has
+    it of the report of that name.
 
-    Raises ValueError for a text without either.
+    Raises ValueError for a text without a table, and for a number that no report tells.
     """
     place = re.search(r"<!-- (summary|details) -->\n(.*?)<!-- end -->", text, re.DOTALL)
     if place is None:
         raise ValueError("no <!-- summary --> or <!-- details --> before an <!-- end -->: add them")
-    table = {"summary": summary, "details": details}[place[1]](reports)
-    return f"{text[: place.start(2)]}\n{table}\n{text[place.end(2) :]}"
+    table = {"summary": summary, "details": details}[place[1]](list(reports.values()))
+
+    def told(found):
+        try:
+            value = number(reports[found[1]], found[2], found[3])
+        except LookupError as error:
+            raise ValueError(f"no report given tells <!-- {' '.join(found.groups())} -->") from error
+        return f"<!-- {' '.join(found.groups())} -->{value}<!-- / -->"
+
+    text = f"{text[: place.start(2)]}\n{table}\n{text[place.end(2) :]}"
+    return re.sub(r"<!-- (\S+) ([^>]+?) (\S+) -->[^<]*<!-- / -->", told, text)
+
+
+def number(report: dict[str, Any], entry: str, what: str) -> str:
+    """One number of a report as text: what was `reported`; of `all` images the clean accuracy; of an
+    attack or certificate its n, its mean norm or radius, the share found, or the accuracy within a
+    radius. `adaptive` is our strongest attack; `NAME/linf` that in one of several norms. Shares of few
+    images have their interval.
+
+    Raises LookupError where there is none.
+    """
+    if entry == "reported":
+        return f"{report['reported'][what]:.3f}"
+    if entry == "all":
+        return _share(report[what], report["n"])
+    name, _, norm = entry.partition("/")
+    entries = [*report["attacks"], *report["certificates"], *pages.smoothed(report)]
+    named = {e["name"]: e for e in entries if norm in ("", e["norm"])}
+    if name == "adaptive":
+        name = "least of all" if "least of all" in named else "minimum_norm"
+    found = named[name]
+    proven = "certified_acc" in found
+    match what:
+        case "n":
+            return str(found["n"])
+        case "mean":
+            mean = found["mean_radius" if proven else "mean_norm"]
+            if mean is None:
+                raise LookupError("nothing was found")
+            return f"{mean:.3f}"
+        case "found":
+            return f"{found['success_rate']:.3f}"
+        case "clean_acc":  # of the smoothed classifier
+            return _share(found["clean_acc"], found["n"])
+    within = found["certified_acc"] if proven else pages.accuracies(found)
+    value = {_short(radius): share for radius, share in within.items()}[what]
+    return _share(value[0] if isinstance(value, tuple) else value, found["n"])
 
 
 def _short(radius: str) -> str:
@@ -213,9 +304,11 @@ def main() -> None:
             text = file.read_text()
             if file.suffix == ".md":
                 texts[file] = text
+            elif file.stem in reports:
+                raise ValueError("another one has its name")
             else:
-                reports[file] = json.loads(text)
-                if "clean_acc" not in reports[file]:
+                reports[file.stem] = json.loads(text)
+                if "clean_acc" not in reports[file.stem]:
                     raise ValueError("it tells no clean accuracy")
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror}") from error
@@ -226,7 +319,7 @@ def main() -> None:
             "give report.json files: python -m knn_jax.tables [FILE.md ...] results/*.json"
         )
     found = list(reports.values())
-    filled = {file: fill(text, found) for file, text in texts.items()}
+    filled = {file: fill(text, reports) for file, text in texts.items()}
     for file, text in filled.items():
         with whole(file) as scratch:
             scratch.write_text(text)

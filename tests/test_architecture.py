@@ -50,6 +50,7 @@ LEVELS = {
     "cli": 4,
     "workdir": 4,
     "progress": 4,
+    "state_dict": 4,
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

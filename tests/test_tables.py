@@ -7,13 +7,29 @@ import sys
 import outcomes
 import pytest
 from outcomes import CLEAN, L2, LINF, NORM, RADIUS, RECIPE, attacked, certified
+from scipy import stats
 
-from knn_jax import cli, report, tables
+from knn_jax import cli, config, report, tables
 
 
 @pytest.fixture(scope="module")
 def defended():
     return outcomes.defended()
+
+
+FIFTHS = "[0.000, 0.434]", "[0.036, 0.624]", "[0.118, 0.769]", "[0.231, 0.882]"
+
+
+def fifths(within):
+    """Radii and how many of five images are left within each, as the tables tell it."""
+    return "  ".join(f"{r}: {k / 5:.3f} {FIFTHS[k]}" for r, k in within.items())
+
+
+@pytest.mark.parametrize("n", [1, 5, 20, 100, 999])
+def test_the_interval_is_wilsons(n):
+    for right in {0, 1, n // 3, n // 2, n}:
+        wanted = stats.binomtest(right, n).proportion_ci(method="wilson")
+        assert tables.interval(right / n, n) == pytest.approx((wanted.low, wanted.high), abs=1e-6)
 
 
 def test_what_was_reported_reproduced_found_and_certified_stands_side_by_side(defended):
@@ -31,7 +47,8 @@ def test_what_was_reported_reproduced_found_and_certified_stands_side_by_side(de
             "0.8000",
             "1.000",
             "2.500",
-            "0.5: 1.000  0.75: 1.000  1: 1.000  5: 0.000",
+            "0.5: 1.000 [0.342, 1.000]  0.75: 1.000 [0.342, 1.000]  1: 1.000 [0.342, 1.000]  "
+            "5: 0.000 [0.000, 0.658]",
         ),
         (
             name,
@@ -40,12 +57,12 @@ def test_what_was_reported_reproduced_found_and_certified_stands_side_by_side(de
             "0.8000",
             "0.750",
             "1.167",
-            "0.5: 0.600  0.75: 0.600  1: 0.400  5: 0.200",
+            fifths({"0.5": 3, "0.75": 3, "1": 2, "5": 1}),
         ),
-        (name, "adaptive, linf", "5", "0.8000", "0.750", "1.167", "0.5: 0.600  2: 0.200"),
+        (name, "adaptive, linf", "5", "0.8000", "0.750", "1.167", fifths({"0.5": 3, "2": 1})),
         (
             *(name, "certified, voronoi", "5", "0.8000", "", "1.312"),
-            "0.5: 0.600  0.75: 0.400  1: 0.400  5: 0.000",
+            fifths({"0.5": 3, "0.75": 2, "1": 2, "5": 0}),
         ),
     ]
     body = tables.details([report.summary(RECIPE, defended, CLEAN, attacks, certificates)])
@@ -79,7 +96,7 @@ def test_a_paper_may_have_reported_certificates_only(defended):
 
 
 def test_the_summary_has_a_line_for_each_norm(defended):
-    """At the least radius reported within which ours leaves less than half of .8; [ ]: the paper's."""
+    """At the least radius reported within which ours leaves less than half of .8."""
     told = {"pixels": {"clean_acc": 0.97, "mean_l2": 2.1, "acc_l2_1": 0.91, "cert_1": 0.5}}
     recipe = dataclasses.replace(RECIPE, reported=told)
     papers = {("guided", "l2"): attacked(NORM[:2] + 1), ("boundary", "l2"): attacked(NORM + 0.25)}
@@ -87,11 +104,33 @@ def test_the_summary_has_a_line_for_each_norm(defended):
     [l2, linf] = tables._summary(
         report.summary(recipe, defended, CLEAN, attacks, {"margin": certified()})
     )
+    clean = "0.8000 [0.376, 0.964]"
     assert l2[1:] == (
-        *("l2 1", "0.8000 [0.9700]", "0.910 (2.100)", "0.600 (1.417 of 75.0%)"),
-        *("0.400 (1.167 of 75.0%)", "0.400 (1.312) [0.500]"),
+        *("", "l2 1", f"{clean} (paper 0.9700)", "2, 5, 5", "0.910 (2.100)"),
+        *(f"0.600 {FIFTHS[3]} (1.417 of 75.0%)", f"0.400 {FIFTHS[2]} (1.167 of 75.0%)"),
+        f"0.400 {FIFTHS[2]} (1.312) (paper 0.500)",
     )
-    assert linf[1:] == ("linf 2", "0.8000", "", "", "0.200 (1.167 of 75.0%)", "")
+    assert linf[1:] == (*("", "linf 2", clean, "5", "", "", f"0.200 {FIFTHS[1]} (1.167 of 75.0%)", ""),)
+
+
+@pytest.mark.parametrize(
+    ("net", "epochs", "images", "told"),
+    [
+        (config.Net(name="pixels"), 15, 0, ""),
+        (config.Net(name="mnist"), 15, 0, "15 epochs"),
+        (config.Net(name="mnist"), 3, 5000, "3 epochs of 5000 images"),
+        (config.Net(name="mnist", weights="theirs.npz"), 3, 0, "given weights"),
+    ],
+)
+def test_the_summary_tells_how_a_network_was_trained(defended, net, epochs, images, told):
+    recipe = dataclasses.replace(
+        RECIPE,
+        net=net,
+        optim=config.Optim(epochs=epochs),
+        data=config.Data(train_images=images),
+    )
+    [line] = tables._summary(report.summary(recipe, defended, CLEAN, {L2: attacked()}, {}))
+    assert line[1] == told
 
 
 @pytest.mark.parametrize(
@@ -121,7 +160,42 @@ def test_a_smoothed_classifier_has_a_line_of_its_own(defended):
     }
     own, smoothed = tables._summary(told)
     assert smoothed[0] == f"{own[0]}, smoothing by 0.1"
-    assert smoothed[1:] == ("l2 0.5", "0.6000", "", "", "", "0.200 (0.200)")
+    clean, proven = f"0.6000 {FIFTHS[3]}", f"0.200 {FIFTHS[1]} (0.200)"
+    assert smoothed[1:] == ("", "l2 0.5", clean, "5", "", "", "", proven)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("reported mean_l2", "2.105"),
+        ("all clean_acc", "0.800 [0.376, 0.964]"),
+        ("adaptive n", "5"),
+        ("adaptive/linf 0.5", f"0.600 {FIFTHS[3]}"),
+        ("minimum_norm/l2 mean", "1.167"),
+        ("guided found", "1.000"),
+        ("guided 0.75", "1.000 [0.342, 1.000]"),
+        ("voronoi mean", "1.312"),
+        ("margin 0.5", f"0.400 {FIFTHS[2]}"),
+        ("guided 7", None),
+        ("guided/linf 0.5", None),
+        ("pgd n", None),
+        ("reported acc_l2_9", None),
+    ],
+)
+def test_a_number_in_a_sentence_is_that_of_its_report(defended, asked, told):
+    attacks = {("guided", "l2"): attacked(NORM[:2] + 1), L2: attacked(), LINF: attacked()}
+    certificates = {"margin": certified(0.5 * RADIUS), "voronoi": certified()}
+    reports = {"run": report.summary(RECIPE, defended, CLEAN, attacks, certificates)}
+    text = "Of <!-- run {} -->{}<!-- / --> images.\n<!-- summary -->\n<!-- end -->\n"
+    if told is None:
+        with pytest.raises(ValueError, match=f"no report given tells <!-- run {asked} -->"):
+            tables.fill(text.format(asked, "1"), reports)
+    else:
+        filled = tables.fill(text.format(asked, "old"), reports)
+        assert filled.startswith(text.format(asked, told).partition("\n")[0])
+        assert tables.fill(filled, reports) == filled
+    with pytest.raises(ValueError, match="no report given tells <!-- other"):
+        tables.fill(text.replace("run", "other").format(asked, "1"), reports)
 
 
 def test_files_are_filled_and_what_is_no_report_is_refused(defended, tmp_path, monkeypatch, capsys):
@@ -137,7 +211,7 @@ def test_files_are_filled_and_what_is_no_report_is_refused(defended, tmp_path, m
         run(text, tmp_path / "a.json")
         filled = text.read_text()
         assert filled == f"before\n<!-- {name} -->\n\n{table([told])}\n<!-- end -->\nafter\n"
-        assert tables.fill(filled, [told]) == filled
+        assert tables.fill(filled, {"a": told}) == filled
     capsys.readouterr()
     run(tmp_path / "a.json")
     assert capsys.readouterr().out == f"{tables.summary([told])}\n{tables.details([told])}\n"
