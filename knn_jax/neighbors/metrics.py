@@ -24,6 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from knn_jax.neighbors import keys
+
 Coarse = Literal["bfloat16", "tensorfloat32"]
 Mode = Literal["in_place", "shifted", "centred"] | Coarse
 BLOCK = 128  # dimensions that are summed first
@@ -298,9 +300,9 @@ def _length(function, *arrays):
     By powers of two, which round nothing. The numbers are made twice, never to be held.
     """
     largest = jnp.max(jnp.abs(lax.stop_gradient(function(*arrays))), -1, keepdims=True)
-    bits = _finfo(largest)
-    scale = jnp.maximum(largest / 4, bits.tiny)  # whose inverse is a number too
-    scale = lax.reduce_precision(scale, exponent_bits=bits.nexp, mantissa_bits=0)
+    scale = keys.power_of_two(
+        jnp.maximum(largest / 4, _finfo(largest).tiny)
+    )  # its inverse is a number too
     numbers = function(*lax.optimization_barrier(arrays))
     return scale * _root(jnp.sum(jnp.square(numbers / scale), -1, keepdims=True))
 

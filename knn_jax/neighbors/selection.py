@@ -59,6 +59,9 @@ def select(
         nothing = jnp.full(batch, -jnp.inf, score.dtype)
         return Selection(score, jnp.where(score > -jnp.inf, place, -1), nothing)
 
+    if score.dtype != jnp.float32:  # which `keys` has no integers for
+        return Selection(*sorted_out())
+
     width = next((w for w in WIDTHS if count // w >= 2 * kept), 1)
     groups = count // width
     largest = score[:, : groups * width].reshape(batch, groups, width).max(-1)
