@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from knn_jax import cli, config, data, figures, progress
-from knn_jax.workdir import whole
+from knn_jax.files import whole
 
 SHOWN = 6  # images in the grid
 

@@ -3,10 +3,12 @@
 import base64
 import html
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 COLUMNS = (
     *("", "norm", "n", "success", "mean", "median", "squared / pixels"),
@@ -92,11 +94,24 @@ def measured(report: dict[str, Any]) -> list[list[tuple[str, ...]]]:
 
 def table(report: dict[str, Any]) -> Table:
     """For the terminal."""
-    shown = Table(title=headline(report))
-    for column in COLUMNS:
-        shown.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
-    for row in rows(report):
-        shown.add_row(*row)
+    words = COLUMNS[:2]
+    return terminal([COLUMNS, *rows(report)], words, title=Text(headline(report)))
+
+
+def terminal(
+    table: list[tuple[str, ...]], words: Collection[str] | None = None, **settings: Any
+) -> Table:
+    """A table, its head first, for the terminal; columns but those of `words`, if given, are numbers.
+
+    Its texts are taken to the letter: names from outside may look like rich's markup.
+    """
+    head, *lines = table
+    shown = Table(**settings)
+    for column in head:
+        number = words is not None and column not in words
+        shown.add_column(Text(column), justify="right" if number else "left")
+    for line in lines:
+        shown.add_row(*map(Text, line))
     return shown
 
 
@@ -137,9 +152,10 @@ def page(report: dict[str, Any], pictures: dict[str, bytes]) -> str:
     head = "".join(f"<th>{column}</th>" for column in COLUMNS)
     lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows(report))
     body = "".join(f"<tr>{line}</tr>" for line in lines)
+    encoded = {name: base64.b64encode(picture).decode() for name, picture in pictures.items()}
     images = "".join(
-        f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
-        for name, picture in pictures.items()
+        f'<img alt="{html.escape(name)}" src="data:image/png;base64,{picture}">'
+        for name, picture in encoded.items()
     )
     told = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{value:g}</td></tr>"

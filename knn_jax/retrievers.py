@@ -11,8 +11,8 @@ from jax.tree_util import Partial
 
 from knn_jax import classifiers, config, data, defenses, mesh, neighbors, nets, progress, training
 from knn_jax.config import Config
+from knn_jax.files import whole
 from knn_jax.references import References, looked_up
-from knn_jax.workdir import whole
 
 
 def network(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, Any]:

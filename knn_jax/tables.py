@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from knn_jax import cli, pages
+from knn_jax.files import whole
 from knn_jax.kinds import KINDS
-from knn_jax.workdir import whole
 
 SUMMARY = ("", "within", "clean", "reported", "reproduced", "adaptive", "certified")
 FIGURES = ("", "", "n", "clean", "found", "mean", "accuracy within radius")
