@@ -1,5 +1,7 @@
 """What training carries from step to step, and its checkpoints."""
 
+import hashlib
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,10 +9,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from knn_jax import progress
-from knn_jax.workdir import digest
+from knn_jax import files, progress
 
-DIGEST = "digest"  # among what orbax keeps with a checkpoint
+SUMS = "SHA256SUMS"  # beside the files of a checkpoint; `sha256sum -c` compares them too
 
 
 class Best(NamedTuple):
@@ -30,22 +31,21 @@ class State(NamedTuple):
 
 
 class Checkpoints:
-    """Orbax checkpoints of `State` below a folder, the latest two, each with a digest of its arrays.
+    """Orbax checkpoints of `State` below a folder, the latest two, each with checksums of its files.
 
-    Orbax and the file system have no checksums of these: a byte that flips is other weights.
+    Orbax has none of the arrays: a byte that flips is other weights, or tasks that fail in its threads.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder.resolve() / "checkpoints"
+        self._remove_damaged()
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, cleanup_tmp_directories=True)
         try:
             self.manager = ocp.CheckpointManager(
                 self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
             )
         except OSError as error:
-            raise ValueError(
-                f"{self.folder} cannot be opened as a folder of checkpoints: {error.strerror or error}"
-            ) from error
+            raise ValueError(f"{self.folder} cannot be written: {error.strerror or error}") from error
 
     def __enter__(self):
         return self
@@ -59,73 +59,92 @@ class Checkpoints:
 
     def save(self, state: State) -> None:
         """Returns when it is on disk; ValueError where it cannot be written."""
-        step, named = int(state.step), _named(state)
+        step = int(state.step)
         if step in self.manager.all_steps():
             return
         try:
-            self.manager.save(
-                step, args=ocp.args.StandardSave(named), custom_metadata={DIGEST: _digest(named)}
-            )
+            self.manager.save(step, args=ocp.args.StandardSave(_named(state)))
             self.manager.wait_until_finished()  # the next step donates these arrays
         except Exception as error:  # orbax, tensorstore and the disk each raise their own
+            told = f"{error}".strip().partition("\n")[0] or type(error).__name__
             raise ValueError(
-                f"checkpoint {self.folder / str(step)} cannot be written: {_line(error)}"
+                f"checkpoint {self.folder / str(step)} cannot be written: {told}"
             ) from error
+        if jax.process_index() == 0:
+            with files.whole(self.folder / str(step) / SUMS) as scratch:
+                scratch.write_text(_sums(self.folder / str(step)))
 
     def restore(self, like: State) -> State | None:
-        """The latest checkpoint that is whole, or None where there is none yet.
-
-        One that is damaged is told of and removed if an older one is whole, so that training goes on
-        from that. ValueError if no checkpoint holds such a state; they all stay.
-        """
-        steps = sorted(self.manager.all_steps(), reverse=True)
-        faults = []
-        for step in steps:
-            try:
-                found = self._whole(step, _named(like))
-            except Exception as error:  # orbax, tensorstore and json each raise their own
-                faults.append((step, error))
-                continue
-            for damaged, error in faults:
-                what = f"checkpoint {self.folder / str(damaged)} is damaged ({_line(error)})"
-                progress.say(f"{what}: removed, going on from step {step}")
-                self.manager.delete(damaged)
-            return State(**found)
-        if not faults:
+        """The latest checkpoint, or None; ValueError for one that does not hold such a state."""
+        step = self.manager.latest_step()
+        if step is None:
             return None
-        step, error = faults[0]
-        raise ValueError(
-            f"checkpoint {self.folder / str(step)} is damaged or of another network: remove it or "
-            "use another --workdir"
-        ) from error
+        try:
+            # Asked first: orbax that fails half-way leaves readers behind which complain later.
+            if _shapes(self.manager.item_metadata(step)) != _shapes(_named(like)):
+                raise ValueError("other shapes")
+            found = self.manager.restore(step, args=ocp.args.StandardRestore(_named(like)))
+        except Exception as error:  # orbax, tensorstore and json each raise their own
+            raise ValueError(
+                f"checkpoint {self.folder / str(step)} is damaged or of another network: remove it or "
+                "use another --workdir"
+            ) from error
+        return State(**found)
 
-    def _whole(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
-        """The checkpoint of that step; raises whatever it may if it is damaged."""
-        # Asked first: orbax that fails half-way leaves readers behind which complain later.
-        if _shapes(self.manager.item_metadata(step)) != _shapes(like):
-            raise ValueError("other shapes")
-        told = self.manager.metadata(step)
-        found = self.manager.restore(step, args=ocp.args.StandardRestore(like))
-        if not told.custom_metadata and told.commit_timestamp_nsecs:  # else its file is damaged
-            progress.say(f"checkpoint {self.folder / str(step)} is from before these had digests")
-        elif (told.custom_metadata or {}).get(DIGEST) != _digest(found):
-            raise ValueError("its arrays are not those that were saved")
-        return found
+    def _remove_damaged(self) -> None:
+        """Checkpoints newer than the latest that is whole, which is told; training goes on from that.
+
+        ValueError if none is; they all stay.
+        """
+        found = [step for step in self.folder.glob("*") if step.name.isdecimal() and step.is_dir()]
+        damaged: dict[Path, str] = {}
+        for step in sorted(found, key=lambda step: -int(step.name)):
+            fault = _fault(step)
+            if fault:
+                damaged[step] = fault
+                continue
+            for other, told in damaged.items():
+                progress.say(
+                    f"checkpoint {other} is damaged ({told}): removed, going on from {step.name}"
+                )
+                aside = other.rename(other.with_name(f".{other.name}.damaged"))  # at once, for all
+                shutil.rmtree(aside)
+            return
+        for step, fault in damaged.items():
+            raise ValueError(
+                f"checkpoint {step} is damaged ({fault}) and none that is older is whole: remove it or "
+                "use another --workdir"
+            )
+
+
+def _fault(step: Path) -> str:
+    """What is wrong with the files of a checkpoint, if anything."""
+    try:
+        found = _sums(step)
+        kept = (step / SUMS).read_text() if (step / SUMS).exists() else None
+    except (OSError, ValueError) as error:
+        return f"{error}"
+    if found and kept is None:  # of an earlier version, or of a run that died between the two
+        progress.say(f"checkpoint {step} has no {SUMS}: taken as it is")
+        return ""
+    differ = set((kept or "").splitlines()) ^ set(found.splitlines())
+    return ", ".join(sorted({line.partition("  ")[2] for line in differ})) if found else "empty"
+
+
+def _sums(step: Path) -> str:
+    """The checksums of its files, as `sha256sum` writes them."""
+    lines = []
+    for file in sorted(file for file in step.rglob("*") if file.is_file()):
+        if file.name != SUMS and not file.name.startswith("."):
+            with open(file, "rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            lines.append(f"{found}  {file.relative_to(step)}\n")
+    return "".join(lines)
 
 
 def _named(state: State) -> dict[str, Any]:
     """What a checkpoint holds of it."""
     return {name: value for name, value in state._asdict().items() if value is not None}
-
-
-def _digest(named: dict[str, Any]) -> str:
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(named)]
-    return digest(*(part for leaf in leaves for part in (f"{leaf.dtype} {leaf.shape}", leaf)))
-
-
-def _line(error: Exception) -> str:
-    """The first line of what an error tells."""
-    return f"{error}".strip().partition("\n")[0] or type(error).__name__
 
 
 def _shapes(tree: Any) -> dict[tuple[str, ...], tuple]:
