@@ -14,6 +14,7 @@ COLUMNS = (
     *("", "norm", "n", "success", "mean", "median", "squared / pixels"),
     *("accuracy within radius", "seconds"),
 )
+FLAGS = {"no_gradient": "no gradient", "exhausted": "out of steps"}  # of an attack, and their words
 MASKED = 0.05  # of the images at least, on which the boundary attack finds less than one by gradients
 
 
@@ -127,8 +128,16 @@ def closed(entry: dict[str, Any]) -> str:
 
 
 def flagged(entry: dict[str, Any]) -> str:
-    """The attack's name, and whether what it follows is masked, if that was asked."""
-    return f"{entry['name']} (masked)" if entry.get("masked", 0.0) > MASKED else entry["name"]
+    """The attack's name, what makes its number no robustness, and whether what it follows is masked, if
+    that was asked."""
+    told = [*flags(entry), *(["masked"] if entry.get("masked", 0.0) > MASKED else [])]
+    return f"{entry['name']} ({', '.join(told)})" if told else entry["name"]
+
+
+def flags(entry: dict[str, Any]) -> list[str]:
+    """On how many images an attack had no gradient to follow, or ran out of its steps, if on any."""
+    counts = {what: entry.get(flag, 0) for flag, what in FLAGS.items()}
+    return [f"{what} on {count} of {entry['n']}" for what, count in counts.items() if count]
 
 
 def accuracies(entry: dict[str, Any]) -> dict[str, Any]:
@@ -181,8 +190,9 @@ pre {{ background: #f6f6f6; padding: 1rem; overflow: auto }}
 <h1>{html.escape(report["name"])}</h1>
 <p>{html.escape(headline(report))}. Accuracies are over all images, a misclassified one is never
 robust; norms are over successful attacks on correctly classified images. Masked: the boundary attack
-finds less, by decisions alone, on more than a twentieth of them. Certified radii above an attack's
-norm: {report["violations"]}. {bound}</p>
+finds less, by decisions alone, on more than a twentieth of them. Where an attack had no gradient to
+follow, or ran out of its steps, that it found nothing is no robustness. Certified radii above the norm
+of an attack: {report["violations"]}. {bound}</p>
 <table><tr>{head}</tr>{body}</table>
 {told}
 {images}

@@ -27,6 +27,7 @@ from knn_jax.diagnosis import NOTHING, Diagnosis
 from knn_jax.evaluation import Attacked
 from knn_jax.files import whole
 from knn_jax.recipes import Defended
+from knn_jax.workdir import digest
 
 WORST = "least of all"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
@@ -110,6 +111,7 @@ def summary(
         "k": model.k,
         "bank_rows": len(getattr(model, "labels", ())),
         "fingerprint": defended.fingerprint,
+        "test_digest": digest(*defended.dataset.test),
         "n": len(correct),
         "clean_acc": float(np.mean(correct)),
         "lipschitz": defended.lipschitz if math.isfinite(defended.lipschitz) else None,

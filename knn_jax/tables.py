@@ -31,6 +31,8 @@ class Figure(NamedTuple):
     """Of the norms found, or of the radii certified."""
     within: dict[str, Any]
     """Accuracies by radius; with its interval where there were trials."""
+    flags: str = ""
+    """What makes an attack's number no robustness."""
 
     def accuracy(self, radius: str) -> float | None:
         """Within that radius, as `_short` writes it."""
@@ -64,7 +66,7 @@ def told(report: dict[str, Any]) -> Told:
 
     def found(what, entry):
         of = entry["norm"], entry["n"], clean, entry["success_rate"], entry["mean_norm"]
-        return Figure(what, *of, pages.accuracies(entry))
+        return Figure(what, *of, pages.accuracies(entry), ", ".join(pages.flags(entry)))
 
     def certified(entry, clean):
         what = f"certified, {pages.closed(entry)}"
@@ -92,7 +94,7 @@ def told(report: dict[str, Any]) -> Told:
             ),
         ],
         [found(f"reproduced, {pages.flagged(entry)}", entry) for entry in papers],
-        [found("adaptive", entry) for entry in strongest.values()],
+        [found(_flagged("adaptive", entry), entry) for entry in strongest.values()],
         list(reported("reported, certified", "l2", "mean_radius", "cert_", figures)),
         [certified(entry, clean) for entry in report["certificates"][-1:]],
         [certified(entry, entry["clean_acc"]) for entry in pages.smoothed(report)],
@@ -144,14 +146,15 @@ def _radius(evidence: Figure, reported: list[Figure]) -> str:
 
 
 def _least(figures: list[Figure], radius: str) -> str:
-    """Of several the least accuracy within the radius, and the mean norm, of how many if not of all."""
+    """Of several the least accuracy within the radius, the mean norm, of how many if not of all, and
+    what makes it no robustness."""
     if not figures:
         return ""
     figure = min(figures, key=lambda figure: (figure.accuracy(radius) or 0.0, figure.mean or 0.0))
     accuracy = figure.accuracy(radius)
     share = "" if figure.found is None or figure.found > 0.9995 else f" of {figure.found:.1%}"
     mean = "" if figure.mean is None else f"({figure.mean:.3f}{share})"
-    return " ".join(filter(None, ["" if accuracy is None else f"{accuracy:.3f}", mean]))
+    return " ".join(filter(None, ["" if accuracy is None else f"{accuracy:.3f}", mean, figure.flags]))
 
 
 def lines(report: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -200,8 +203,26 @@ def _name(report: dict[str, Any]) -> str:
     return f"{report['name']}{given and ', ' + Path(given).stem}, {pages.decider(report)}"
 
 
+def _flagged(what: str, entry: dict[str, Any]) -> str:
+    return pages.flagged(entry | {"name": what})
+
+
 def _pipes(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
-    return "".join(f"| {' | '.join(line)} |\n" for line in [head, ("---",) * len(head), *lines])
+    rows = [head, ("---",) * len(head), *lines]
+    return "".join(f"| {' | '.join(map(_plain, row))} |\n" for row in rows)
+
+
+def _plain(cell: str) -> str:
+    """A text that opens no other cell, line or tag in Markdown: names come from outside."""
+    return re.sub(r"([\\|<])", r"\\\1", re.sub(r"[\r\n]+", " ", cell))
+
+
+def _check(report: Any) -> None:
+    """Raises whatever it may where something is missing."""
+    if not isinstance(report, dict):
+        raise ValueError("it holds no fields")
+    details([report])
+    summary([report])
 
 
 def main() -> None:
@@ -215,11 +236,10 @@ def main() -> None:
                 texts[file] = text
             else:
                 reports[file] = json.loads(text)
-                if "clean_acc" not in reports[file]:
-                    raise ValueError("it tells no clean accuracy")
+                _check(reports[file])
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # whatever it lacks
             raise ValueError(f"{file} is no report: {error}") from error
     if not reports:
         raise ValueError(
