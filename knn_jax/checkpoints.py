@@ -1,5 +1,6 @@
 """What training carries from step to step, and its checkpoints."""
 
+import contextlib
 import hashlib
 import shutil
 from pathlib import Path
@@ -38,7 +39,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder = folder.resolve() / "checkpoints"
-        self._remove_damaged()
+        self._set_damaged_aside()
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, cleanup_tmp_directories=True)
         try:
             self.manager = ocp.CheckpointManager(
@@ -62,17 +63,21 @@ class Checkpoints:
         step = int(state.step)
         if step in self.manager.all_steps():
             return
+        folder = self.folder / str(step)
+        need, free = sum(a.nbytes for a in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
+        if free < need:  # asked first: what fails in orbax's threads is told by each of them
+            raise ValueError(
+                f"checkpoint {folder} cannot be written: it takes {need} bytes and the disk has {free}"
+            )
         try:
             self.manager.save(step, args=ocp.args.StandardSave(_named(state)))
             self.manager.wait_until_finished()  # the next step donates these arrays
         except Exception as error:  # orbax, tensorstore and the disk each raise their own
             told = f"{error}".strip().partition("\n")[0] or type(error).__name__
-            raise ValueError(
-                f"checkpoint {self.folder / str(step)} cannot be written: {told}"
-            ) from error
+            raise ValueError(f"checkpoint {folder} cannot be written: {told}") from error
         if jax.process_index() == 0:
-            with files.whole(self.folder / str(step) / SUMS) as scratch:
-                scratch.write_text(_sums(self.folder / str(step)))
+            with files.whole(folder / SUMS) as scratch:
+                scratch.write_text(_sums(folder))
 
     def restore(self, like: State) -> State | None:
         """The latest checkpoint, or None; ValueError for one that does not hold such a state."""
@@ -91,10 +96,10 @@ class Checkpoints:
             ) from error
         return State(**found)
 
-    def _remove_damaged(self) -> None:
-        """Checkpoints newer than the latest that is whole, which is told; training goes on from that.
+    def _set_damaged_aside(self) -> None:
+        """Sets aside those that are newer than the latest that is whole, where training goes on.
 
-        ValueError if none is; they all stay.
+        That is told. ValueError if none is whole or one cannot be read; they all stay.
         """
         found = [step for step in self.folder.glob("*") if step.name.isdecimal() and step.is_dir()]
         damaged: dict[Path, str] = {}
@@ -104,11 +109,13 @@ class Checkpoints:
                 damaged[step] = fault
                 continue
             for other, told in damaged.items():
+                aside = other.with_name(f".{other.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)  # an earlier one
+                with contextlib.suppress(FileNotFoundError):  # another process of this run did it
+                    other.rename(aside)
                 progress.say(
-                    f"checkpoint {other} is damaged ({told}): removed, going on from {step.name}"
+                    f"checkpoint {other} is damaged ({told}): set aside, going on from {step.name}"
                 )
-                aside = other.rename(other.with_name(f".{other.name}.damaged"))  # at once, for all
-                shutil.rmtree(aside)
             return
         for step, fault in damaged.items():
             raise ValueError(
@@ -122,8 +129,11 @@ def _fault(step: Path) -> str:
     try:
         found = _sums(step)
         kept = (step / SUMS).read_text() if (step / SUMS).exists() else None
-    except (OSError, ValueError) as error:
-        return f"{error}"
+    except OSError as error:
+        what = error.filename or step
+        raise ValueError(f"{what} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        return SUMS
     if found and kept is None:  # of an earlier version, or of a run that died between the two
         progress.say(f"checkpoint {step} has no {SUMS}: taken as it is")
         return ""

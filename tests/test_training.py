@@ -327,7 +327,7 @@ def flip(file, place=None):
 
 def steps(folder):
     """The checkpoints, the newest first."""
-    return sorted((folder / "checkpoints").iterdir(), key=lambda f: -int(f.name))
+    return sorted((folder / "checkpoints").glob("[0-9]*"), key=lambda f: -int(f.name))
 
 
 def harm_all(folder, harm):
@@ -368,6 +368,7 @@ def test_a_damaged_checkpoint_is_told_and_the_older_one_goes_on(tmp_path, few, f
     assert str(newest) in told
     assert f"from {older.name}" in told
     assert steps(folder) == [newest, older]  # the newest is written anew
+    assert (folder / "checkpoints" / f".{newest.name}.damaged").is_dir()
     assert same(again(few, folder), whole)
     assert str(newest) not in capsys.readouterr().err
 
@@ -388,6 +389,20 @@ def test_a_byte_that_flips_in_a_checkpoint_is_noticed_wherever_it_is(tmp_path, f
             assert name.name in told or name.name == "SHA256SUMS"
 
 
+def test_what_cannot_be_read_is_not_set_aside(tmp_path, finished, monkeypatch):
+    folder = shutil.copytree(finished[1], tmp_path / "copy")
+    before = files(folder)
+
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.hashlib, "file_digest", broken)
+        with pytest.raises(ValueError, match=r"cannot be read: Input/output error"):
+            checkpoints.Checkpoints(folder)
+    assert files(folder) == before
+
+
 def test_a_checkpoint_without_checksums_is_taken_and_told(tmp_path, few, finished, capsys):
     """Those of earlier versions have none."""
     folder = shutil.copytree(finished[1], tmp_path / "copy")
@@ -402,6 +417,12 @@ def test_what_cannot_be_written_is_one_line(tmp_path, few, monkeypatch):
     with pytest.raises(ValueError, match="checkpoints") as error:
         again(few, tmp_path)
     assert "\n" not in str(error.value)
+
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+        with pytest.raises(ValueError, match=r"checkpoints.2 cannot be written: .* the disk has 100"):
+            again(few, tmp_path / "small")
 
     def full(*_, **__):
         raise ValueError("OUT_OF_RANGE: no space\nand what tensorstore tells besides")
