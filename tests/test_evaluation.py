@@ -630,6 +630,33 @@ def test_the_class_with_the_highest_label_missing_from_the_bank(tmp_path, idle):
         jobs.attack(altered(recipe, classifier={"bank_rows": rows}), str(tmp_path / "run"))
 
 
+@pytest.mark.parametrize("job", [jobs.train, jobs.attack, jobs.certify])
+def test_other_data_of_the_same_name_are_no_job(tmp_path, idle, job):
+    """The labels are shifted; without them the network would be taken for trained."""
+    labels = np.arange(400) % 10
+    images = np.random.default_rng(0).random((400, 2, 2), np.float32)
+    recipe = altered(PIXELS, data={"name": str(tmp_path / "set.npz")})
+    np.savez(tmp_path / "set.npz", images=images, labels=labels)
+    jobs.train(recipe, str(tmp_path / "run"))
+    np.savez(tmp_path / "set.npz", images=images, labels=(labels + 3) % 10)
+    with pytest.raises(ValueError, match="have changed") as error:
+        job(recipe, str(tmp_path / "run"))
+    assert str(tmp_path / "run") in str(error.value)
+
+
+def test_a_job_holds_its_workdir_to_its_end(tmp_path, monkeypatch):
+    def network(recipe, dataset, folder):
+        with pytest.raises(ValueError, match="in use by"):
+            jobs.certify(recipe, str(folder))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.recipes, "network", network)
+        with pytest.raises(KeyboardInterrupt):
+            jobs.train(PIXELS, str(tmp_path))
+    jobs.train(PIXELS, str(tmp_path))
+
+
 def test_a_racnn_has_no_constant_and_a_certified_classifier_full_precision(tmp_path):
     assert not recipes.certifiable(altered(PIXELS, net={"name": "digits_racnn"}))
     dataset = data.load(PIXELS.data)
