@@ -26,7 +26,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from knn_jax import attacks, classifiers, config, data, nets
-from knn_jax.workdir import whole
+from knn_jax.files import whole
 
 
 def timed(

@@ -39,7 +39,7 @@ from rich.table import Table
 from searches import HIGHEST, ON_CPU, ON_GPU, RIVALS, Compiled
 
 from knn_jax import progress
-from knn_jax.workdir import whole
+from knn_jax.files import whole
 
 SLICE = 10**6  # rows of a bank too large for the host: made and checked so many at a time
 ROUNDS = 3

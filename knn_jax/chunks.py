@@ -12,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from knn_jax import data, mesh, progress
+from knn_jax import data, files, mesh, progress
 from knn_jax.recipes import Defended
-from knn_jax.workdir import digest, whole
+from knn_jax.workdir import digest
 
 # Of what is computed: results of other versions are not found again.
 SOURCES = ("analysis", "attacks", "balls", "certificates", "classifiers", "defenses", "diagnosis")
 SOURCES += ("evaluation", "fixed", "losses", "nets", "neighbors")
 
+PART = "part"  # in a file: which it is
+TIMES = "seconds", "compile_seconds"
 Span = tuple[int, int]  # the first image of a chunk, and how many there are
 
 
@@ -34,7 +36,8 @@ class Outcome(NamedTuple):
 class Chunks:
     """Test images, or those of `split`, chunk by chunk; equal settings find each chunk's file again.
 
-    `source` is the classifier whose gradients are followed, if it is another.
+    `source` is the classifier whose gradients are followed, if it is another. A file that is damaged,
+    or belongs elsewhere, is told of and counts as missing.
     """
 
     def __init__(
@@ -56,26 +59,42 @@ class Chunks:
         parts = folder / "parts" / f"{settings[0]}_{settings[1]}_{identity}"
         spans = [(first, min(chunk, images - first)) for first in range(0, images, chunk)]
         self.files = {span: parts / f"{span[0]:06d}_{span[1]}.npz" for span in spans}
+        self.found = {span: part for span in spans if (part := self._read(span)) is not None}
 
     def complete(self) -> bool:
         """Whether nothing is left to compute."""
-        return all(file.exists() for file in self.files.values())
+        return len(self.found) == len(self.files)
+
+    def _read(self, span: Span) -> dict[str, np.ndarray] | None:
+        """What earlier runs left of a chunk."""
+        file = self.files[span]
+        if not file.exists():
+            return None
+        try:
+            part = files.arrays(file)
+            if str(part.pop(PART, "")) != self._name(span, part):
+                raise ValueError(f"{file} is damaged or no part of this result")
+        except ValueError as error:
+            progress.say(f"{error}: it counts as missing")
+            return None
+        return part
+
+    def _name(self, span: Span, part: dict[str, np.ndarray]) -> str:
+        """Of which result a chunk is, which chunk, and of what arrays; kept in its file."""
+        file = self.files[span]
+        return f"{file.parent.name}/{file.name}: {' '.join(sorted(part))}"
 
     def outcome(self, one: Callable[..., dict], what: str) -> Outcome:
         """Computes `one(model, key, x, y)` where it is missing, and joins all chunks."""
-        missing = [span for span, file in self.files.items() if not file.exists()]
+        missing = [span for span in self.files if span not in self.found]
         total, left = (sum(count for _, count in spans) for spans in (self.files, missing))
         with progress.bar(what, total, total - left) as advance:
             if missing:
                 self._compute(one, missing, advance)
-        parts = []
-        for file in self.files.values():
-            with np.load(file) as saved:
-                parts.append(dict(saved))
-        seconds, compile_seconds = (
-            sum(float(part.pop(name)) for part in parts) for name in ("seconds", "compile_seconds")
-        )
-        arrays = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+        parts = [self.found[span] for span in self.files]
+        seconds, compile_seconds = (sum(float(part[name]) for part in parts) for name in TIMES)
+        names = [name for name in parts[0] if name not in TIMES]
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
         return Outcome(arrays, seconds, compile_seconds)
 
     def _compute(self, one: Callable[..., dict], missing: list[Span], advance: Callable) -> None:
@@ -95,12 +114,15 @@ class Chunks:
             start = time.perf_counter()
             arrays = {k: np.asarray(v) for k, v in compiled(*arguments).items()}
             seconds = (time.perf_counter() - start) / len(group)
-            for number, (first, count) in enumerate(group):
+            for number, span in enumerate(group):
+                count = span[1]
                 own = {k: v[number * self.size :][:count] for k, v in arrays.items()}
                 own["seconds"] = np.asarray(seconds)
                 own["compile_seconds"], compile_seconds = np.asarray(compile_seconds), 0.0
-                with whole(self.files[first, count]) as scratch, open(scratch, "wb") as stream:
-                    np.savez(stream, allow_pickle=False, **own)
+                named = own | {PART: np.asarray(self._name(span, own))}
+                with files.whole(self.files[span]) as scratch, open(scratch, "wb") as stream:
+                    np.savez(stream, allow_pickle=False, **named)
+                self.found[span] = own
                 advance(count)
 
     def _arguments(self, group: list[Span], devices: Mesh) -> tuple:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from knn_jax import cli, config, data, figures, progress
-from knn_jax.workdir import whole
+from knn_jax import cli, config, data, figures, files, pages, progress
+from knn_jax.workdir import digest
 
 SHOWN = 6  # images in the grid
 
@@ -38,7 +38,7 @@ class Run(NamedTuple):
 
     def mean(self) -> float | None:
         """Of the norms found, without those of images that are wrong anyhow; None where none is."""
-        found = self.norm[np.isfinite(self.norm) & (self.norm > 0)]
+        found = self.norm[self.right & np.isfinite(self.norm) & (self.norm > 0)]
         return float(found.mean()) if len(found) else None
 
 
@@ -49,7 +49,9 @@ def compare(out: str, workdirs: list[str]) -> list[Path]:
     Raises ValueError for a workdir that is not finished, runs on different data, runs that share no
     norm, and images that not all classify correctly.
     """
-    reports = {workdir: _report(Path(workdir).expanduser()) for workdir in workdirs}
+    folders = {workdir: files.local("workdir", workdir) for workdir in workdirs}
+    into = files.local("the folder of the pictures", out)
+    reports = {workdir: _report(folder) for workdir, folder in folders.items()}
     first = next(iter(reports))
     norms = [{a["norm"] for a in report["attacks"]} for report in reports.values()]
     shared = [a["norm"] for a in reports[first]["attacks"] if all(a["norm"] in n for n in norms)]
@@ -63,7 +65,7 @@ def compare(out: str, workdirs: list[str]) -> list[Path]:
                 f"{workdir} is on {' '.join(_data(report))} and {first} on "
                 f"{' '.join(_data(reports[first]))}: compare runs on the same images"
             )
-    runs = [_run(Path(workdir).expanduser(), report, shared[0]) for workdir, report in reports.items()]
+    runs = [_finished(folders[workdir], report, shared[0]) for workdir, report in reports.items()]
     count = min(len(run.norm) for run in runs)  # means over other images would not compare
     names = ("image", "norm", "right", "label", "given")
     runs = [run._replace(**{name: getattr(run, name)[:count] for name in names}) for run in runs]
@@ -73,7 +75,14 @@ def compare(out: str, workdirs: list[str]) -> list[Path]:
             f"none of the first {count} images is classified correctly by all: attack more"
         )
     knobs = config.Data(**reports[first]["config"]["data"])
-    clean = data.load(knobs).test.floats(0, count)
+    test = data.load(knobs).test
+    for workdir, report in reports.items():
+        if report.get("test_digest", digest(*test)) != digest(*test):
+            raise ValueError(
+                f"the test images or labels of data.name={knobs.name!r} have changed since {workdir} "
+                "was made: run attack.py again"
+            )
+    clean = test.floats(0, count)
     pictures = {
         "comparison.png": figures.grid(clean, common, runs, shared[0]),
         "accuracy.png": figures.accuracy(runs, shared[0]),
@@ -84,19 +93,27 @@ def compare(out: str, workdirs: list[str]) -> list[Path]:
     else:
         progress.say("no sensitivity.png: give attack.py --analyze.images 1000")
     for name, picture in pictures.items():
-        with whole(Path(out).expanduser() / name) as scratch:
+        with files.whole(into / name) as scratch:
             scratch.write_bytes(picture)
-    return [Path(out).expanduser() / name for name in pictures]
+    return [into / name for name in pictures]
 
 
 def _report(folder: Path) -> dict[str, Any]:
     for file in ("report.json", "results.csv", "adversarial.npz"):
         if not (folder / file).is_file():
             raise ValueError(f"{folder} has no {file}: run attack.py with --workdir {folder} first")
+    file = folder / "report.json"
     try:
-        return json.loads((folder / "report.json").read_text())
-    except ValueError as error:
-        raise ValueError(f"{folder / 'report.json'} is damaged: run attack.py again") from error
+        report = json.loads(file.read_text())
+        config.Data(**report["config"]["data"])
+        pages.decider({"name": report["name"], **report})
+        if not all({"name", "norm", "robust_acc"} <= set(entry) for entry in report["attacks"]):
+            raise ValueError("an attack of which something is missing")
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged or of another version: run attack.py again") from error
+    return report
 
 
 def _data(report: dict[str, Any]) -> tuple[str, ...]:
@@ -104,12 +121,27 @@ def _data(report: dict[str, Any]) -> tuple[str, ...]:
     return Path(knobs["name"]).name, f"size {knobs['size']}"
 
 
+def _finished(folder: Path, report: dict[str, Any], norm: str) -> Run:
+    """The smallest perturbations of a workdir; ValueError where its files are not of one run."""
+    try:
+        return _run(folder, report, norm)
+    except OSError as error:
+        raise ValueError(f"{folder / 'results.csv'} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, LookupError, csv.Error) as error:
+        raise ValueError(
+            f"results.csv and adversarial.npz in {folder} are damaged or of two runs ({error}): run "
+            "attack.py again"
+        ) from error
+
+
 def _run(folder: Path, report: dict[str, Any], norm: str) -> Run:
     """The smallest perturbations of a workdir, whichever attack found them."""
     with open(folder / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    with np.load(folder / "adversarial.npz") as file:
-        images = {name: file[name] for name in file.files if name.endswith(f"_{norm}")}
+    if len(rows) != report["n"]:
+        raise ValueError(f"{len(rows)} images of {report['n']}")
+    every = files.arrays(folder / "adversarial.npz")
+    images = {name: array for name, array in every.items() if name.endswith(f"_{norm}")}
     count = max(map(len, images.values()))
     lengths = np.full((len(images), count), np.inf, np.float32)  # as they were compared with radii
     image = np.zeros((len(images), count, *next(iter(images.values())).shape[1:]), np.float32)

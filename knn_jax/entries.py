@@ -9,14 +9,15 @@ from scipy import stats
 from knn_jax import balls
 from knn_jax.chunks import Outcome
 from knn_jax.config import Config
-from knn_jax.evaluation import Attacked
+from knn_jax.evaluation import FLAGS, Attacked
 from knn_jax.kinds import KINDS
 
 
 def attack(
     recipe: Config, name: str, norm: balls.Norm, outcome: Outcome, correct: np.ndarray
 ) -> dict[str, Any]:
-    """Of one attack: success and norms of images that are classified correctly, accuracies of all."""
+    """Of one attack: success and norms of images that are classified correctly, accuracies of all; and
+    on how many of those that are right it had no gradient to follow, or ran out of its steps."""
     arrays = outcome.arrays
     lengths, n = arrays["norm"], len(arrays["norm"])
     right = correct[:n] & (lengths > 0)
@@ -32,6 +33,7 @@ def attack(
         **({"mean_normalised": _normalised(found, arrays["image"])} if norm == "l2" else {}),
         "robust_acc": {str(r): float(np.mean(right & (lengths > r))) for r in radii},
         "gradients": int(arrays["gradients"].max()),
+        **{flag: int(np.sum(arrays[flag] & right)) for flag in FLAGS if flag in arrays},
         **_times(outcome),
         **_trials(arrays, radii, correct[:n]),
     }

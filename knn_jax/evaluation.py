@@ -16,6 +16,7 @@ from knn_jax.kinds import Run
 from knn_jax.recipes import Defended
 
 Attacked = dict[tuple[str, balls.Norm], Outcome]  # by label of the attack and norm
+FLAGS = ("no_gradient", "exhausted")  # of `attacks.Found`, of each image; older outcomes have none
 
 
 def predict(recipe: Config, defended: Defended, folder: Path) -> np.ndarray:
@@ -23,10 +24,9 @@ def predict(recipe: Config, defended: Defended, folder: Path) -> np.ndarray:
 
     def one(model, key, x, y):
         del key
-        given = model.predict(x)
-        if outcome.named(model) > 1:
-            given = jnp.where(model.right(x, y), y, given)
-        return {"clean": given}
+        votes = model.votes(x)
+        right = classifiers.right(votes, y, outcome.named(model))  # also where it names several classes
+        return {"clean": jnp.where(right, y, classifiers.predicted(votes))}
 
     chunk = recipe.certify.chunk
     chunks = Chunks(
@@ -99,7 +99,10 @@ def kept(model: Any, x: Any, y: Any, image: Any, norm: Any, gradients: Any) -> d
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:
-    """For each image the attack that needed least, of those that were run on it."""
+    """For each image the attack that needed least, of those that were run on it.
+
+    It had no gradient, or ran out of steps, where all of them did.
+    """
     outcomes = sorted(outcomes, key=lambda o: -len(o.arrays["norm"]))  # so the first was run on all
     images = len(outcomes[0].arrays["norm"])
 
@@ -114,6 +117,8 @@ def worst(outcomes: Sequence[Outcome]) -> Outcome:
     least = each("norm", np.inf).argmin(0)
     names = set.intersection(*(set(outcome.arrays) for outcome in outcomes)) - {"trials"}
     arrays = {name: each(name, 0)[least, np.arange(images)] for name in sorted(names)}
+    for flag in names & set(FLAGS):
+        arrays[flag] = np.asarray(each(flag, True).all(0))
     arrays["gradients"] = each("gradients", 0).sum(0)
     seconds, compiling = sum(o.seconds for o in outcomes), sum(o.compile_seconds for o in outcomes)
     return Outcome(arrays, seconds, compiling)

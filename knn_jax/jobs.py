@@ -1,5 +1,7 @@
 """What the three scripts do."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from knn_jax import (
@@ -21,38 +23,43 @@ from knn_jax.config import Config
 
 def train(recipe: Config, path: str) -> None:
     """Trains, or goes on from the checkpoint in the workdir."""
-    dataset, folder = _open(recipe, path)
-    recipes.network(recipe, dataset, folder)
-    checkpoints = folder / "checkpoints"
-    nothing = f"nothing to train: net.name={recipe.net.name!r}, net.weights={recipe.net.weights!r}"
-    print(f"trained: {checkpoints}" if checkpoints.exists() else nothing)
+    with _opened(recipe, path) as (dataset, folder):
+        recipes.network(recipe, dataset, folder)
+        checkpoints = folder / "checkpoints"
+        nothing = f"nothing to train: net.name={recipe.net.name!r}, net.weights={recipe.net.weights!r}"
+        print(f"trained: {checkpoints}" if checkpoints.exists() else nothing)
 
 
 def attack(recipe: Config, path: str) -> None:
     """Attacks and certifies, and reports both."""
-    _evaluate(recipe, path, run=True)
+    with _opened(recipe, path) as (dataset, folder):
+        _evaluate(recipe, dataset, folder, run=True)
 
 
 def certify(recipe: Config, path: str) -> None:
     """Certifies only; attacks made before with this recipe stay in the report."""
     if not (recipes.certifiable(recipe) or recipe.certify.smoothing):
         raise ValueError(f"{recipes.uncertified(recipe)}; certify.smoothing covers any")
-    _evaluate(recipe, path, run=False)
+    with _opened(recipe, path) as (dataset, folder):
+        _evaluate(recipe, dataset, folder, run=False)
 
 
-def _open(recipe: Config, path: str) -> tuple[data.Dataset, Path]:
-    """Everything that can be wrong with a recipe is found here, before the long work."""
+@contextlib.contextmanager
+def _opened(recipe: Config, path: str) -> Iterator[tuple[data.Dataset, Path]]:
+    """The data, and the workdir, which is held. Everything that can be wrong with a recipe is found
+    here, before the long work."""
+    workdir.check(path, recipe)
     dataset = data.load(recipe.data, progress.track)
     checks.check(recipe, dataset)
     fixed.check(recipe, dataset)
     diagnosis.check(recipe, dataset)
     smoothed.check(recipe)
     clusters.check(recipe, dataset)
-    return dataset, workdir.claim(path, recipe)
+    with workdir.claim(path, recipe, dataset) as folder:
+        yield dataset, folder
 
 
-def _evaluate(recipe: Config, path: str, *, run: bool) -> None:
-    dataset, folder = _open(recipe, path)
+def _evaluate(recipe: Config, dataset: data.Dataset, folder: Path, *, run: bool) -> None:
     defended = recipes.defend(recipe, dataset, folder)
     clean = evaluation.predict(recipe, defended, folder)
     outcomes = []

@@ -3,15 +3,18 @@
 import base64
 import html
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 COLUMNS = (
     *("", "norm", "n", "success", "mean", "median", "squared / pixels"),
     *("accuracy within radius", "seconds"),
 )
+FLAGS = {"no_gradient": "no gradient", "exhausted": "out of steps"}  # of an attack, and their words
 MASKED = 0.05  # of the images at least, on which the boundary attack finds less than one by gradients
 
 
@@ -92,11 +95,24 @@ def measured(report: dict[str, Any]) -> list[list[tuple[str, ...]]]:
 
 def table(report: dict[str, Any]) -> Table:
     """For the terminal."""
-    shown = Table(title=headline(report))
-    for column in COLUMNS:
-        shown.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
-    for row in rows(report):
-        shown.add_row(*row)
+    words = COLUMNS[:2]
+    return terminal([COLUMNS, *rows(report)], words, title=Text(headline(report)))
+
+
+def terminal(
+    table: list[tuple[str, ...]], words: Collection[str] | None = None, **settings: Any
+) -> Table:
+    """A table, its head first, for the terminal; columns but those of `words`, if given, are numbers.
+
+    Its texts are taken to the letter: names from outside may look like rich's markup.
+    """
+    head, *lines = table
+    shown = Table(**settings)
+    for column in head:
+        number = words is not None and column not in words
+        shown.add_column(Text(column), justify="right" if number else "left")
+    for line in lines:
+        shown.add_row(*map(Text, line))
     return shown
 
 
@@ -112,8 +128,16 @@ def closed(entry: dict[str, Any]) -> str:
 
 
 def flagged(entry: dict[str, Any]) -> str:
-    """The attack's name, and whether what it follows is masked, if that was asked."""
-    return f"{entry['name']} (masked)" if entry.get("masked", 0.0) > MASKED else entry["name"]
+    """The attack's name, what makes its number no robustness, and whether what it follows is masked, if
+    that was asked."""
+    told = [*flags(entry), *(["masked"] if entry.get("masked", 0.0) > MASKED else [])]
+    return f"{entry['name']} ({', '.join(told)})" if told else entry["name"]
+
+
+def flags(entry: dict[str, Any]) -> list[str]:
+    """On how many images an attack had no gradient to follow, or ran out of its steps, if on any."""
+    counts = {what: entry.get(flag, 0) for flag, what in FLAGS.items()}
+    return [f"{what} on {count} of {entry['n']}" for what, count in counts.items() if count]
 
 
 def accuracies(entry: dict[str, Any]) -> dict[str, Any]:
@@ -137,9 +161,10 @@ def page(report: dict[str, Any], pictures: dict[str, bytes]) -> str:
     head = "".join(f"<th>{column}</th>" for column in COLUMNS)
     lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows(report))
     body = "".join(f"<tr>{line}</tr>" for line in lines)
+    encoded = {name: base64.b64encode(picture).decode() for name, picture in pictures.items()}
     images = "".join(
-        f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
-        for name, picture in pictures.items()
+        f'<img alt="{html.escape(name)}" src="data:image/png;base64,{picture}">'
+        for name, picture in encoded.items()
     )
     told = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{value:g}</td></tr>"
@@ -165,8 +190,9 @@ pre {{ background: #f6f6f6; padding: 1rem; overflow: auto }}
 <h1>{html.escape(report["name"])}</h1>
 <p>{html.escape(headline(report))}. Accuracies are over all images, a misclassified one is never
 robust; norms are over successful attacks on correctly classified images. Masked: the boundary attack
-finds less, by decisions alone, on more than a twentieth of them. Certified radii above an attack's
-norm: {report["violations"]}. {bound}</p>
+finds less, by decisions alone, on more than a twentieth of them. Where an attack had no gradient to
+follow, or ran out of its steps, that it found nothing is no robustness. Certified radii above the norm
+of an attack: {report["violations"]}. {bound}</p>
 <table><tr>{head}</tr>{body}</table>
 {told}
 {images}

@@ -6,20 +6,21 @@ from typing import Any
 
 from rich import progress as rich_progress
 from rich.console import Console
+from rich.text import Text
 
 console = Console(stderr=True)
 
 
-def say(text: str) -> None:
-    """One line above the bars."""
-    console.print(text, highlight=False)
+def say(text: str, style: str = "") -> None:
+    """One line above the bars, to the letter: names and paths may look like rich's markup."""
+    console.print(Text(text, style), soft_wrap=True)
 
 
 @contextlib.contextmanager
 def bar(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """A bar with the remaining time; yields a function that moves it on."""
     columns = (
-        rich_progress.TextColumn("{task.description}"),
+        rich_progress.TextColumn("{task.description}", markup=False),
         rich_progress.BarColumn(),
         rich_progress.MofNCompleteColumn(),
         rich_progress.TimeElapsedColumn(),

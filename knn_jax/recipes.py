@@ -34,7 +34,7 @@ class Defended(NamedTuple):
     dataset: data.Dataset
     model: Any
     lipschitz: float
-    fingerprint: str  # of the classifier and the test images
+    fingerprint: str  # of the classifier and the data
     net: Any = None  # with its variables
     sources: Mapping[str, Any] = {"model": None}  # other classifiers to take gradients of
 
@@ -121,8 +121,7 @@ def defend(recipe: Config, dataset: data.Dataset, folder: Path) -> Defended:
     else:
         model = sources[named]
     told = json.dumps(dataclasses.asdict(recipe.classifier))
-    decides = jax.tree.leaves(model)
-    fingerprint = digest(told, *decides, dataset.test.labels, dataset.test.images[:1000])
+    fingerprint = digest(told, *jax.tree.leaves(model), dataset.digest())
     return Defended(dataset, model, lipschitz, fingerprint, net, sources)
 
 

@@ -18,15 +18,16 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from knn_jax import balls, diagnosis, entries, evaluation, figures, pages, progress, prototypes
 from knn_jax.chunks import Outcome
 from knn_jax.config import Config
 from knn_jax.diagnosis import NOTHING, Diagnosis
 from knn_jax.evaluation import Attacked
+from knn_jax.files import whole
 from knn_jax.recipes import Defended
-from knn_jax.workdir import whole
+from knn_jax.workdir import digest
 
 WORST = "least of all"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
@@ -110,6 +111,7 @@ def summary(
         "k": model.k,
         "bank_rows": len(getattr(model, "labels", ())),
         "fingerprint": defended.fingerprint,
+        "test_digest": digest(*defended.dataset.test),
         "n": len(correct),
         "clean_acc": float(np.mean(correct)),
         "lipschitz": defended.lipschitz if math.isfinite(defended.lipschitz) else None,
@@ -210,13 +212,10 @@ def show(report: dict[str, Any], folder: Path) -> None:
     """The table and the paths of what was written, on standard output."""
     console = Console(width=None if Console().is_terminal else 120)
     console.print(pages.table(report))
-    for head, *lines in pages.measured(report):
-        shown = Table(*head)
-        for line in lines:
-            shown.add_row(*line)
-        console.print(shown)
+    for table in pages.measured(report):
+        console.print(pages.terminal(table))
     if report["violations"]:
-        progress.say(f"[bold red]{report['violations']} certified radii exceed an attack: a bug[/]")
+        progress.say(f"{report['violations']} certified radii exceed an attack: a bug", "bold red")
     for file in ("report.html", "report.json", "results.csv", "adversarial.npz"):
         if (folder / file).exists():
-            console.print(f"{folder / file}", soft_wrap=True, highlight=False)
+            console.print(Text(f"{folder / file}"), soft_wrap=True)

@@ -9,10 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from knn_jax import classifiers, config, data, defenses, mesh, neighbors, nets, progress, training
+from knn_jax import (
+    classifiers,
+    config,
+    data,
+    defenses,
+    files,
+    mesh,
+    neighbors,
+    nets,
+    progress,
+    training,
+)
 from knn_jax.config import Config
 from knn_jax.references import References, looked_up
-from knn_jax.workdir import whole
 
 
 def network(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, Any]:
@@ -59,16 +69,17 @@ def candidates(recipe: Config, found: tuple[Any, Any], split: data.Split, k: int
 
 
 def references(recipe: Config, dataset: data.Dataset, folder: Path) -> References:
-    """The neighbours of every training image among the candidates, not itself; kept in the folder."""
-    file, shape = folder / "neighbors.npy", (len(dataset.train.labels), recipe.defense.neighbors)
+    """The neighbours of every training image among the candidates, not itself; kept in the folder, and
+    searched anew where the file is damaged."""
+    file, shape = folder / "neighbors.npz", (len(dataset.train.labels), recipe.defense.neighbors)
     if file.exists():
         try:
-            table = np.load(file)
-        except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"{file} is damaged: remove it") from error
-        if table.shape != shape:
-            raise ValueError(f"{file} is of shape {table.shape}, not {shape}: remove it")
-        return looked_up(dataset.candidates, table)
+            table = files.arrays(file).get("index", np.zeros(0))
+            if table.shape == shape:
+                return looked_up(dataset.candidates, table)
+            progress.say(f"{file} is of shape {table.shape}, not {shape}: searched anew")
+        except ValueError as error:
+            progress.say(f"{error}: searched anew")
     near = candidates(recipe, network(recipe, dataset, folder), dataset.candidates, shape[1])
     every = jnp.arange(len(near.labels))
 
@@ -85,8 +96,8 @@ def references(recipe: Config, dataset: data.Dataset, folder: Path) -> Reference
         x = data.Split(dataset.train.images[rows], rows).floats(0, size)
         parts.append(np.asarray(found(near, x, rows)))
     table = np.concatenate(parts)[: shape[0]]
-    with whole(file) as scratch, open(scratch, "wb") as stream:
-        np.save(stream, table)
+    with files.whole(file) as scratch, open(scratch, "wb") as stream:
+        np.savez(stream, index=table)  # not .npy, which has no checksum
     return looked_up(dataset.candidates, table)
 
 

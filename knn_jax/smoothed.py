@@ -10,8 +10,8 @@ from knn_jax import entries, progress
 from knn_jax.certificates import ABSTAIN, Smoothed, certified, check_smoothing, sampled
 from knn_jax.chunks import Chunks
 from knn_jax.config import Config
+from knn_jax.files import whole
 from knn_jax.recipes import Defended
-from knn_jax.workdir import whole
 
 HEAD = "idx\tlabel\tpredict\tradius\tcorrect\ttime"
 

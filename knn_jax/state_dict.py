@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from knn_jax import cli
-from knn_jax.workdir import whole
+from knn_jax.files import whole
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before PyTorch 1.6
 DTYPES = {

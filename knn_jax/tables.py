@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from knn_jax import cli, pages
+from knn_jax.files import whole
 from knn_jax.kinds import KINDS
-from knn_jax.workdir import whole
 
 SUMMARY = (
     *("", "trained", "within", "clean", "n", "reported"),
@@ -36,6 +36,8 @@ class Figure(NamedTuple):
     """Of the norms found, or of the radii certified."""
     within: dict[str, Any]
     """Accuracies by radius; with its interval where there were trials."""
+    flags: str = ""
+    """What makes an attack's number no robustness."""
 
     def accuracy(self, radius: str) -> float | None:
         """Within that radius, as `_short` writes it."""
@@ -89,7 +91,7 @@ def told(report: dict[str, Any]) -> Told:
 
     def found(what, entry):
         of = entry["norm"], entry["n"], clean, entry["success_rate"], entry["mean_norm"]
-        return Figure(what, *of, pages.accuracies(entry))
+        return Figure(what, *of, pages.accuracies(entry), ", ".join(pages.flags(entry)))
 
     def certified(entry, clean):
         what = f"certified, {pages.closed(entry)}"
@@ -117,7 +119,7 @@ def told(report: dict[str, Any]) -> Told:
             ),
         ],
         [found(f"reproduced, {pages.flagged(entry)}", entry) for entry in papers],
-        [found("adaptive", entry) for entry in strongest.values()],
+        [found(_flagged("adaptive", entry), entry) for entry in strongest.values()],
         list(reported("reported, certified", "l2", "mean_radius", "cert_", figures)),
         [certified(entry, clean) for entry in report["certificates"][-1:]],
         [certified(entry, entry["clean_acc"]) for entry in pages.smoothed(report)],
@@ -182,15 +184,16 @@ def _radius(evidence: Figure, reported: list[Figure]) -> str:
 
 
 def _least(figures: list[Figure], radius: str) -> str:
-    """Of several the least accuracy within the radius with its interval, and the mean norm, of how many
-    if not of all."""
+    """Of several the least accuracy within the radius with its interval, the mean norm, of how many if
+    not of all, and what makes it no robustness."""
     if not figures:
         return ""
     figure = min(figures, key=lambda figure: (figure.accuracy(radius) or 0.0, figure.mean or 0.0))
     accuracy = figure.accuracy(radius)
     share = "" if figure.found is None or figure.found > 0.9995 else f" of {figure.found:.1%}"
     mean = "" if figure.mean is None else f"({figure.mean:.3f}{share})"
-    return " ".join(filter(None, ["" if accuracy is None else _share(accuracy, figure.n), mean]))
+    told = "" if accuracy is None else _share(accuracy, figure.n)
+    return " ".join(filter(None, [told, mean, figure.flags]))
 
 
 def lines(report: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -291,8 +294,26 @@ def _name(report: dict[str, Any]) -> str:
     return f"{report['name']}{given and ', ' + Path(given).stem}, {pages.decider(report)}"
 
 
+def _flagged(what: str, entry: dict[str, Any]) -> str:
+    return pages.flagged(entry | {"name": what})
+
+
 def _pipes(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
-    return "".join(f"| {' | '.join(line)} |\n" for line in [head, ("---",) * len(head), *lines])
+    rows = [head, ("---",) * len(head), *lines]
+    return "".join(f"| {' | '.join(map(_plain, row))} |\n" for row in rows)
+
+
+def _plain(cell: str) -> str:
+    """A text that opens no other cell, line or tag in Markdown: names come from outside."""
+    return re.sub(r"([\\|<])", r"\\\1", re.sub(r"[\r\n]+", " ", cell))
+
+
+def _check(report: Any) -> None:
+    """Raises whatever it may where something is missing."""
+    if not isinstance(report, dict):
+        raise ValueError("it holds no fields")
+    details([report])
+    summary([report])
 
 
 def main() -> None:
@@ -308,11 +329,10 @@ def main() -> None:
                 raise ValueError("another one has its name")
             else:
                 reports[file.stem] = json.loads(text)
-                if "clean_acc" not in reports[file.stem]:
-                    raise ValueError("it tells no clean accuracy")
+                _check(reports[file.stem])
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # whatever it lacks
             raise ValueError(f"{file} is no report: {error}") from error
     if not reports:
         raise ValueError(

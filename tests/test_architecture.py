@@ -15,6 +15,8 @@ LEVELS = {
     "config": 0,
     "neighbors": 1,
     "balls": 0,
+    "files": 0,
+    "lock": 0,
     "mesh": 0,
     "augment": 1,
     "losses": 0,

@@ -3,11 +3,12 @@
 import csv
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from knn_jax import cli, compare, config, data, figures
+from knn_jax import cli, compare, config, data, figures, workdir
 from knn_jax.figures import canvas, comparison
 
 N = 5
@@ -40,7 +41,7 @@ def finished(tmp_path, test_set):
                 rows.writerow([i, *(c[i] if i < len(c) else "" for c in columns.values())])
         np.savez(folder / "adversarial.npz", **images)
         report = {
-            **{"name": name, "k": 5, "layer": "relu3"},
+            **{"name": name, "k": 5, "layer": "relu3", "n": len(labels)},
             "attacks": [
                 {"name": attack, "norm": norm, "robust_acc": {"1.2": 0.5}} for attack, norm in lengths
             ],
@@ -81,7 +82,7 @@ def test_the_same_images_that_all_classify_correctly(finished, drawn, tmp_path, 
     clean, shown, runs, norm = drawn["grid"]
     np.testing.assert_array_equal(clean, test_set.images[:4])
     assert (shown.tolist(), norm) == ([0, 3], "l2")
-    assert [run.mean() for run in runs] == [pytest.approx(1.5), pytest.approx(1.25)]
+    assert [run.mean() for run in runs] == [pytest.approx(1.5), pytest.approx(4 / 3)]
 
 
 def test_the_smallest_of_several_attacks_with_its_image(finished, drawn, tmp_path):
@@ -125,6 +126,41 @@ def test_the_first_norm_that_all_have(finished, drawn, tmp_path):
     _, _, runs, norm = drawn["grid"]
     assert norm == "linf"
     np.testing.assert_array_equal(runs[0].norm, np.float32([0.1] * N))
+
+
+def test_other_images_of_the_same_name_are_refused(finished, tmp_path, test_set):
+    folder = Path(finished("one", L2))
+    report = json.loads((folder / "report.json").read_text())
+    for changed in (False, True):
+        labels = np.roll(test_set.labels, changed)
+        report["test_digest"] = workdir.digest(test_set.images, labels)
+        (folder / "report.json").write_text(json.dumps(report))
+        if not changed:
+            compare.compare(str(tmp_path / "out"), [str(folder)])
+    with pytest.raises(ValueError, match=r"data\.name='digits' have changed since .*one") as error:
+        compare.compare(str(tmp_path / "out"), [str(folder)])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["report.json", "results.csv", "adversarial.npz"])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b'{"attacks": 3}', b"PK\x03\x04", b"a,b\n1,2\n", "cut"]
+)
+def test_a_damaged_file_is_one_line_that_names_it(finished, tmp_path, file, content):
+    folder = Path(finished("one", L2))
+    content = (folder / file).read_bytes()[:-200] if content == "cut" else content
+    (folder / file).write_bytes(content)
+    with pytest.raises(ValueError, match=file) as error:
+        compare.compare(str(tmp_path / "out"), [str(folder)])
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_images_that_are_given_no_class_are_no_errors_of_the_last():
+    label, given = np.array([0, 1, 2]), np.array([-1, 2, -1])
+    np.testing.assert_array_equal(figures.errors(label, given), [[0, 0, 0], [0, 0, 1], [0, 0, 0]])
+    np.testing.assert_array_equal(compare.commonest(label, given), [0, 2, 2])
+    assert figures.confusion([("none", label, given)])[:4] == b"\x89PNG"
 
 
 def test_without_a_measured_run_the_way_to_it_is_told(finished, drawn, tmp_path, capsys):

@@ -192,7 +192,7 @@ def test_the_page_holds_everything_itself(small):
 
 def test_nothing_half_written_stays(small):
     _, folder = small
-    assert not [file for file in folder.rglob(".*") if file.name.startswith(".")]
+    assert not list(folder.rglob(".*.scratch"))
 
 
 def test_a_second_run_loads_what_the_first_computed(again, idle, capsys):
@@ -300,9 +300,12 @@ def asked(monkeypatch):
     return firsts
 
 
+RUN = kinds.Run("minimum_norm", "l2")
+
+
 def attack(folder, defended, **knobs):
     recipe = altered(PIXELS, attack={"images": 10, **knobs})
-    return evaluation.attack(recipe, defended, kinds.Run("minimum_norm", "l2"), folder)
+    return evaluation.attack(recipe, defended, RUN, folder)
 
 
 def equal(one, other, count=None):
@@ -331,6 +334,46 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, defended, asked, monkeypatc
     resumed = attack(tmp_path / "cut", defended)
     assert asked == [8]
     equal(resumed, whole)
+
+
+def flipped(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("harm", [lambda _: b"", lambda content: content[:-9], flipped])
+def test_a_damaged_chunk_is_told_and_computed_anew(tmp_path, defended, asked, capsys, harm):
+    whole = attack(tmp_path, defended)
+    (file,) = tmp_path.glob("parts/*/000004_4.npz")
+    content = file.read_bytes()
+    file.write_bytes(harm(content))
+    asked.clear()
+    recipe = altered(PIXELS, attack={"images": 10})
+    assert evaluation.attack(recipe, defended, RUN, tmp_path, run=False) is None
+    assert str(file) in capsys.readouterr().err.replace("\n", "")
+    equal(attack(tmp_path, defended), whole)
+    assert asked == [4]
+    equal(attack(tmp_path, defended), whole)
+    assert asked == [4]
+
+
+def test_a_chunk_of_another_result_or_with_other_arrays_is_computed_anew(tmp_path, defended, asked):
+    whole, other = attack(tmp_path, defended), attack(tmp_path, defended, steps=5)
+    assert (whole.arrays["gradients"] != other.arrays["gradients"]).all()
+    one, two = tmp_path.glob("parts/*/000004_4.npz")
+    mine, foreign = one.read_bytes(), two.read_bytes()
+    with np.load(one) as found:
+        arrays = dict(found)
+    del arrays["success"]
+    for content in (foreign, None, mine):
+        if content is None:
+            np.savez(one, **arrays)
+        else:
+            one.write_bytes(content)
+        asked.clear()
+        for outcome, steps in ((whole, 4), (other, 5)):
+            equal(attack(tmp_path, defended, steps=steps), outcome)
+        assert asked == ([] if content == mine else [4])
 
 
 @pytest.mark.parametrize("devices", [1, 3])
@@ -585,6 +628,33 @@ def test_the_class_with_the_highest_label_missing_from_the_bank(tmp_path, idle):
     rows = int(np.flatnonzero(data.load(recipe.data).train.labels == 2)[0])  # all before are 0 and 1
     with pytest.raises(ValueError, match="class 2"):
         jobs.attack(altered(recipe, classifier={"bank_rows": rows}), str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("job", [jobs.train, jobs.attack, jobs.certify])
+def test_other_data_of_the_same_name_are_no_job(tmp_path, idle, job):
+    """The labels are shifted; without them the network would be taken for trained."""
+    labels = np.arange(400) % 10
+    images = np.random.default_rng(0).random((400, 2, 2), np.float32)
+    recipe = altered(PIXELS, data={"name": str(tmp_path / "set.npz")})
+    np.savez(tmp_path / "set.npz", images=images, labels=labels)
+    jobs.train(recipe, str(tmp_path / "run"))
+    np.savez(tmp_path / "set.npz", images=images, labels=(labels + 3) % 10)
+    with pytest.raises(ValueError, match="have changed") as error:
+        job(recipe, str(tmp_path / "run"))
+    assert str(tmp_path / "run") in str(error.value)
+
+
+def test_a_job_holds_its_workdir_to_its_end(tmp_path, monkeypatch):
+    def network(recipe, dataset, folder):
+        with pytest.raises(ValueError, match="in use by"):
+            jobs.certify(recipe, str(folder))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.recipes, "network", network)
+        with pytest.raises(KeyboardInterrupt):
+            jobs.train(PIXELS, str(tmp_path))
+    jobs.train(PIXELS, str(tmp_path))
 
 
 def test_a_racnn_has_no_constant_and_a_certified_classifier_full_precision(tmp_path):

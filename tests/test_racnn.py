@@ -257,7 +257,7 @@ def test_what_is_no_retrieval_is_refused(model, change, message):
 # The recipe.
 
 
-def test_no_training_image_is_its_own_neighbour(tmp_path, monkeypatch):
+def test_no_training_image_is_its_own_neighbour(tmp_path, monkeypatch, capsys):
     dataset = data.load(RECIPE.data)
     one = data.Dataset(*dataset[:4], extra=dataset.train)
     for given in (dataset, one):
@@ -276,12 +276,18 @@ def test_no_training_image_is_its_own_neighbour(tmp_path, monkeypatch):
         again = retrievers.references(RECIPE, given, folder)
         np.testing.assert_array_equal(again.rows(KEY, jnp.arange(108)), rows)
         monkeypatch.undo()
-        np.save(folder / "neighbors.npy", rows[:, :2])
-        with pytest.raises(ValueError, match=r"neighbors\.npy is of shape \(108, 2\), not \(108, 3\)"):
-            retrievers.references(RECIPE, given, folder)
-        (folder / "neighbors.npy").write_bytes(b"no")
-        with pytest.raises(ValueError, match=r"neighbors\.npy is damaged: remove it"):
-            retrievers.references(RECIPE, given, folder)
+        file = folder / "neighbors.npz"
+        whole = file.read_bytes()
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        np.savez(file, index=rows[:, :2])
+        for content in (file.read_bytes(), b"no", flipped):
+            file.write_bytes(content)
+            again = retrievers.references(RECIPE, given, folder)
+            np.testing.assert_array_equal(again.rows(KEY, jnp.arange(108)), rows)
+            assert str(file) in capsys.readouterr().err
+            with np.load(file) as found:
+                np.testing.assert_array_equal(found["index"], rows)
 
 
 def _keys(dataset, folder):

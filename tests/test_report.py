@@ -1,6 +1,8 @@
 """The figures of a report, from outcomes worked out by hand."""
 
 import csv
+import dataclasses
+import html
 import json
 
 import numpy as np
@@ -8,7 +10,7 @@ import outcomes
 import pytest
 from outcomes import CLEAN, L2, LABELS, LINF, NORM, RADIUS, RECIPE, attacked, certified
 
-from knn_jax import evaluation, pages, report
+from knn_jax import evaluation, pages, progress, report
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,65 @@ def test_an_attack_is_masked_where_decisions_alone_find_less(defended, lengths, 
     names = [row[0] for row in pages.rows(summary)]
     assert names[1] == ("minimum_norm (masked)" if share else "minimum_norm")
     assert names[0] == "boundary"
+
+
+def flagged(norm=NORM, **flags):
+    found = attacked(norm)
+    return found._replace(arrays=found.arrays | {name: np.array(v) for name, v in flags.items()})
+
+
+def test_where_an_attack_had_no_gradient_or_ran_out_of_steps_is_counted_and_told(defended, tmp_path):
+    """Of images that are right without it; the fourth is not."""
+    some, every = [True, False, True, True, False], [True] * 5
+    found = {
+        L2: flagged(no_gradient=some, exhausted=[False] * 5),
+        ("deepfool", "l2"): flagged(no_gradient=[False] * 5, exhausted=every),
+        LINF: attacked(),
+    }
+    summary = report.write(RECIPE, defended, CLEAN, found, {}, tmp_path)
+    one, two, old, worst = summary["attacks"]
+    assert (one["no_gradient"], one["exhausted"]) == (2, 0)
+    assert (two["no_gradient"], two["exhausted"]) == (0, 4)
+    assert (worst["no_gradient"], worst["exhausted"]) == (0, 0)
+    assert not {"no_gradient", "exhausted"} & set(old)
+    names = [row[0] for row in pages.rows(summary)]
+    assert names == [
+        "minimum_norm (no gradient on 2 of 5)",
+        "deepfool (out of steps on 4 of 5)",
+        "minimum_norm",
+        "least of all",
+    ]
+    page = (tmp_path / "report.html").read_text()
+    assert all(f"<td>{name}</td>" in page for name in names)
+
+
+def test_the_least_of_all_lacks_a_gradient_where_all_did():
+    """Of those that were run on the image; and where all tell."""
+    one = flagged(no_gradient=[True, True, False, False, True])
+    two = flagged(NORM[:3], no_gradient=[True, False, False])
+    least = evaluation.worst([one, two])
+    assert least.arrays["no_gradient"].tolist() == [True, False, False, False, True]
+    assert "no_gradient" not in evaluation.worst([one, attacked()]).arrays
+
+
+@pytest.mark.parametrize("name", ["[red]x[/oops]", ":x: $\\frac$ $", "<b>&</b> | `a`\\"])
+def test_a_name_is_told_to_the_letter(defended, tmp_path, capsys, name):
+    """In the terminal, on the page and in pictures, whatever it means to what draws them."""
+    recipe = dataclasses.replace(RECIPE, name=name)
+    folder = tmp_path / "[bold]x[/no] :x:"
+    told = report.write(recipe, defended, CLEAN, {L2: attacked()}, {"margin": certified()}, folder)
+    told["analysis"] = {"layer": name, "n": 1, "lid": None, "jacobian_norm": 1.0}
+    told["violations"] = 1
+    report.show(told, folder)
+    printed = capsys.readouterr().out
+    assert f"{name}: 1-NN" in printed
+    assert str(folder / "report.json") in printed
+    page = (folder / "report.html").read_text()
+    assert f"<h1>{html.escape(name)}</h1>" in page
+    progress.say(f"{folder}")
+    with progress.bar(f"{folder}", 1):
+        pass
+    assert f"{folder}\n" in capsys.readouterr().err
 
 
 def test_what_an_exact_certificate_left_open_is_told(defended):

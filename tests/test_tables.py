@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import re
 import sys
 
+import numpy as np
 import outcomes
 import pytest
 from outcomes import CLEAN, L2, LINF, NORM, RADIUS, RECIPE, attacked, certified
@@ -67,6 +69,33 @@ def test_what_was_reported_reproduced_found_and_certified_stands_side_by_side(de
     ]
     body = tables.details([report.summary(RECIPE, defended, CLEAN, attacks, certificates)])
     assert [line.count("|") for line in body.splitlines()] == [8] * 7
+
+
+def test_an_attack_without_a_gradient_is_flagged_wherever_its_number_stands(defended):
+    blind = attacked()
+    blind.arrays["no_gradient"] = np.array([False, True, True, False, False])
+    told = report.summary(RECIPE, defended, CLEAN, {("guided", "l2"): blind, L2: blind}, {})
+    words = "no gradient on 2 of 5"
+    kinds = [line[1] for line in tables.lines(told)]
+    assert kinds == ["reported", f"reproduced, guided ({words})", f"adaptive ({words})"]
+    [line] = tables._summary(told)
+    cells = dict(zip(tables.SUMMARY, line, strict=True))
+    assert cells["reproduced"].endswith(words)
+    assert cells["adaptive"].endswith(words)
+
+
+def test_a_name_opens_no_cell_line_or_tag(defended):
+    names = "a|b", "a\nb", "<!-- end -->", "a\\"
+    found = [report.summary(RECIPE, defended, CLEAN, {L2: attacked()}, {}) for _ in names]
+    found = [told | {"name": name} for told, name in zip(found, names, strict=True)]
+    for made, width in (
+        (tables.summary, len(tables.SUMMARY)),
+        (tables.details, len(tables.FIGURES)),
+    ):
+        text = made(found)
+        assert all(len(re.split(r"(?<!\\)\|", line)) == width + 2 for line in text.splitlines())
+        assert "<!-- end" not in text.replace("\\<", "")
+        assert "a\\\\, 1-NN" in text
 
 
 def test_figures_of_one_attack_of_several_and_attacks_on_another_source(defended):
@@ -217,10 +246,12 @@ def test_files_are_filled_and_what_is_no_report_is_refused(defended, tmp_path, m
     assert capsys.readouterr().out == f"{tables.summary([told])}\n{tables.details([told])}\n"
     (tmp_path / "bare.md").write_text("nothing\n")
     (tmp_path / "b.json").write_text("{")
+    (tmp_path / "c.json").write_text("3")
+    (tmp_path / "d.json").write_text(json.dumps({k: v for k, v in told.items() if k != "attacks"}))
     for files, words in (
         ((text,), "give report.json files"),
         ((tmp_path / "none.json",), "cannot be read"),
-        ((tmp_path / "b.json",), "b.json is no report"),
+        *(((tmp_path / f"{name}.json",), f"{name}.json is no report") for name in "bcd"),
         ((text, tmp_path / "bare.md", tmp_path / "a.json"), "no <!-- summary -->"),
     ):
         with pytest.raises(SystemExit):

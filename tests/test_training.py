@@ -2,15 +2,17 @@
 
 import contextlib
 import os
+import shutil
 import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
-from knn_jax import augment, config, data, losses, mesh, nets, training, validation
+from knn_jax import augment, checkpoints, config, data, losses, mesh, nets, training, validation
 from knn_jax.defenses import Batch, Defense, basic
 
 pytestmark = pytest.mark.usefixtures("trains", "quick")
@@ -317,19 +319,119 @@ def remove(file):
     file.unlink()
 
 
-@pytest.mark.parametrize("harm", [truncate, garble, remove])
-def test_a_damaged_checkpoint_is_one_line_and_stays(tmp_path, few, harm):
-    knobs = config.Optim(epochs=2)
-    training.train(softmax_regression(), few, knobs, tmp_path)
-    newest = max((tmp_path / "checkpoints").iterdir(), key=lambda f: int(f.name))
-    for file in [f for f in newest.rglob("*") if f.is_file()]:
+def flip(file, place=None):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2 if place is None else place] ^= 0x10
+    file.write_bytes(content)
+
+
+def steps(folder):
+    """The checkpoints, the newest first."""
+    return sorted((folder / "checkpoints").glob("[0-9]*"), key=lambda f: -int(f.name))
+
+
+def harm_all(folder, harm):
+    for file in [f for f in folder.rglob("*") if f.is_file()]:
         harm(file)
-    before = files(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(few, tmp_path_factory):
+    """What two epochs give, and the folder, to be copied and not changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    return training.train(softmax_regression(), few, config.Optim(epochs=2), folder), folder
+
+
+def again(few, folder, epochs=2):
+    return training.train(softmax_regression(), few, config.Optim(epochs=epochs), folder)
+
+
+@pytest.mark.parametrize("harm", [truncate, garble, remove, flip])
+def test_where_no_checkpoint_is_whole_it_is_one_line_and_they_stay(tmp_path, few, finished, harm):
+    folder = shutil.copytree(finished[1], tmp_path / "copy")
+    harm_all(folder, harm)
+    before = files(folder)
     with pytest.raises(ValueError, match=r"checkpoint .* is damaged") as error:
-        training.train(softmax_regression(), few, knobs, tmp_path)
-    assert str(newest) in str(error.value)
+        again(few, folder)
+    assert str(steps(folder)[0]) in str(error.value)
     assert "\n" not in str(error.value)
-    assert files(tmp_path) == before
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize("harm", [truncate, garble, remove, flip])
+def test_a_damaged_checkpoint_is_told_and_the_older_one_goes_on(tmp_path, few, finished, capsys, harm):
+    whole, folder = finished[0], shutil.copytree(finished[1], tmp_path / "copy")
+    newest, older = steps(folder)
+    harm_all(newest, harm)
+    assert same(again(few, folder), whole)
+    told = capsys.readouterr().err
+    assert str(newest) in told
+    assert f"from {older.name}" in told
+    assert steps(folder) == [newest, older]  # the newest is written anew
+    assert (folder / "checkpoints" / f".{newest.name}.damaged").is_dir()
+    assert same(again(few, folder), whole)
+    assert str(newest) not in capsys.readouterr().err
+
+
+def test_a_byte_that_flips_in_a_checkpoint_is_noticed_wherever_it_is(tmp_path, finished, capsys):
+    """Three bytes of every file."""
+    newest, older = steps(finished[1])
+    names = [f.relative_to(finished[1]) for f in newest.rglob("*") if f.is_file()]
+    for number, name in enumerate(names):
+        size = (finished[1] / name).stat().st_size
+        for place in {size // 4, size // 2, size - size // 4}:
+            folder = shutil.copytree(finished[1], tmp_path / f"{number}_{place}")
+            flip(folder / name, place)
+            with checkpoints.Checkpoints(folder):
+                assert [step.name for step in steps(folder)] == [older.name], (name, place)
+            told = capsys.readouterr().err
+            assert str(folder / newest.relative_to(finished[1])) in told
+            assert name.name in told or name.name == "SHA256SUMS"
+
+
+def test_what_cannot_be_read_is_not_set_aside(tmp_path, finished, monkeypatch):
+    folder = shutil.copytree(finished[1], tmp_path / "copy")
+    before = files(folder)
+
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.hashlib, "file_digest", broken)
+        with pytest.raises(ValueError, match=r"cannot be read: Input/output error"):
+            checkpoints.Checkpoints(folder)
+    assert files(folder) == before
+
+
+def test_a_checkpoint_without_checksums_is_taken_and_told(tmp_path, few, finished, capsys):
+    """Those of earlier versions have none."""
+    folder = shutil.copytree(finished[1], tmp_path / "copy")
+    for step in steps(folder):
+        (step / "SHA256SUMS").unlink()
+    assert same(again(few, folder), finished[0])
+    assert str(steps(folder)[0]) in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path, few, monkeypatch):
+    (tmp_path / "checkpoints").write_text("mine")
+    with pytest.raises(ValueError, match="checkpoints") as error:
+        again(few, tmp_path)
+    assert "\n" not in str(error.value)
+
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+        with pytest.raises(ValueError, match=r"checkpoints.2 cannot be written: .* the disk has 100"):
+            again(few, tmp_path / "small")
+
+    def full(*_, **__):
+        raise ValueError("OUT_OF_RANGE: no space\nand what tensorstore tells besides")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    with pytest.raises(ValueError, match=r"checkpoint .* cannot be written") as error:
+        again(few, tmp_path / "full")
+    assert str(tmp_path / "full") in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

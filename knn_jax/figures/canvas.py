@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+plt.rcParams["text.parse_math"] = False  # a name with two dollar signs is no formula
+
 # Of attacks: dashed once there are more than colours.
 COLORS = ("C3", "C1", "C4", "C5", "C8", "C9", "C7", "C0")
 STYLES = [(color, line) for line in ("-", "--", ":") for color in COLORS]

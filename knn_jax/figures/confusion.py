@@ -13,10 +13,11 @@ NUMBERED = 20  # classes at most whose confusions are also written
 def errors(
     labels: Int[np.ndarray, " image"], given: Int[np.ndarray, " image"]
 ) -> Int[np.ndarray, "class class"]:
-    """How many images of each class (row) are given each other class (column)."""
+    """How many images of each class (row) are given each other class (column); not those that are given
+    none, -1."""
     classes = int(max(labels.max(), given.max())) + 1
     counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (labels, given), labels != given)
+    np.add.at(counts, (labels, given), (labels != given) & (given >= 0))
     return counts
 
 
@@ -35,5 +36,6 @@ def confusion(runs: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> bytes:
         axis.set(xlabel="class given", ylabel="class")
         if classes <= NUMBERED:
             axis.set(xticks=range(classes), yticks=range(classes))
-        axis.set_title(title, fontsize=9)
+        nobody = int((given < 0).sum())
+        axis.set_title(f"{title}; {nobody} are given no class" if nobody else title, fontsize=9)
     return png(figure)
