@@ -1,6 +1,7 @@
 """Images and labels: the embedded digits, any TFDS set, or an .npz file."""
 
 import difflib
+import hashlib
 import os
 import tempfile
 import zipfile
@@ -43,6 +44,25 @@ class Dataset(NamedTuple):
     def candidates(self) -> Split:
         """What is retrieved from."""
         return self.train if self.extra is None else self.extra
+
+    def digest(self) -> str:
+        """A name for all that it holds: every image and label of every split, in their order.
+
+        It reads everything, .25 s for the 180 MB of CIFAR-10, and is the same in any process. An image
+        kept as floats and the same kept as bytes have other digests, as have those of TFDS that were
+        resized; of a TFDS set it covers the decoded images that training reads, not the files that
+        they were decoded from.
+        """
+        found = hashlib.blake2b(digest_size=16)
+        for name, split in zip(self._fields, self, strict=True):
+            if not isinstance(split, Split):
+                found.update(f"{name} {split};".encode())
+                continue
+            for part, array in split._asdict().items():
+                found.update(f"{name} {part} {array.dtype.str} {array.shape};".encode())
+                for first in range(0, len(array), 1000):
+                    found.update(np.ascontiguousarray(array[first : first + 1000]).data)
+        return found.hexdigest()
 
 
 TURNS = 4  # orientations of an image

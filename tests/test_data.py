@@ -4,6 +4,7 @@ import dataclasses
 import io
 import shutil
 import socket
+import subprocess
 import sys
 import time
 
@@ -111,6 +112,46 @@ def test_the_held_out_split_keeps_the_shares_of_classes(fraction):
     found = data.load(config.Data(valid_fraction=fraction))
     kept, held = (np.bincount(split.labels, minlength=10) for split in found[:2])
     np.testing.assert_allclose(held, fraction * (kept + held), atol=1)
+
+
+def test_the_digest_covers_every_image_and_label_of_every_split():
+    rng = np.random.default_rng(0)
+
+    def split(rows):
+        return data.Split(
+            rng.integers(0, 256, (rows, 4, 3, 1), np.uint8), np.arange(rows, dtype=np.int32)
+        )
+
+    def changed(array, place):
+        array = array.copy()
+        array[place] += 1
+        return array
+
+    whole = data.Dataset(split(2500), split(7), split(1200), 10, split(5))
+    others = [whole._replace(classes=11), whole._replace(extra=None)]
+    for name in ("train", "valid", "test", "extra"):
+        images, labels = part = getattr(whole, name)
+        last = len(labels) - 1
+        others += [
+            whole._replace(**{name: part._replace(images=changed(images, (last, 3, 2, 0)))}),
+            whole._replace(**{name: part._replace(labels=changed(labels, last))}),
+            whole._replace(**{name: part._replace(labels=(labels + 3) % len(labels))}),
+            whole._replace(**{name: data.Split(images[::-1], labels)}),
+            whole._replace(**{name: part._replace(images=part.floats(0, len(labels)))}),
+            whole._replace(**{name: part._replace(images=images.reshape(len(labels), 3, 4, 1))}),
+        ]
+    others.append(whole._replace(valid=whole.extra, extra=whole.valid))
+    digests = [found.digest() for found in (whole, *others)]
+    assert len(set(digests)) == len(digests)
+    # However the arrays lie in memory.
+    turned = whole.train._replace(images=np.asfortranarray(whole.train.images))
+    assert whole._replace(train=turned).digest() == whole.digest()
+
+
+def test_the_digest_is_the_same_in_another_process():
+    code = "from knn_jax import config, data; print(data.load(config.Data()).digest())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == data.load(config.Data()).digest()
 
 
 def test_the_seed_decides_the_split_and_only_the_split():
