@@ -1,7 +1,10 @@
 """Images and labels in their types, or an error."""
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -9,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 Images = Float[Array, "batch height width channel"]
 Labels = Int[Array, " batch"]
+DEPENDS = 0.01  # a change by this share of what a network gives is more than rounding
 
 
 def check_images(images: Any) -> Float[Array, "batch height width channel"]:
@@ -63,3 +67,32 @@ def check_labels(labels: Any, count: int, classes: int | None = None) -> Int[Arr
         if missing.size:
             raise ValueError(f"no row of class {missing[0]} in the bank: every class needs one")
     return labels
+
+
+def check_alone(function: Callable[[Any], Any], batch: Any, found: Any = None) -> None:
+    """Warns where what a network gives an image depends on the others of its batch.
+
+    `found` is what the function gives the `batch`, if that is known. It is called once more, in the
+    same shapes, on the last image in every place: statistics of the batch, and numbers that are dropped
+    at random, then differ by far more than rounding. Nothing is compared under a tracer, or of a single
+    image.
+    """
+    if len(batch) == 1 or isinstance(batch, Tracer):
+        return
+    found = function(batch) if found is None else found
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(found)):
+        return
+    again = function(jnp.broadcast_to(batch[-1:], batch.shape))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(again), strict=True):
+        one, other = np.asarray(one[-1], np.float64), np.asarray(other[0], np.float64)
+        size = np.linalg.norm(one)
+        change = np.linalg.norm(one - other)
+        if change > DEPENDS * size:
+            warnings.warn(
+                f"what the network gives an image depends on the others of its batch: it moves by "
+                f"{change:.2g}, and its length is {size:.2g}. Apply it as in evaluation, not dropping, "
+                "by running statistics (train=False, use_running_average=True, deterministic=True or "
+                "is_training=False)",
+                stacklevel=4,
+            )
+            return
