@@ -269,11 +269,13 @@ def nan_in_row_two(x):
         ({"images": GREY[:3]}, "one integer for each of the 3 images"),
         ({"images": GREY * 3}, r"images reach from 1.5 to 1.5: they must be in \[0, 1\]"),
         ({"images": GREY - 1}, "images reach from -0.5"),
+        ({"images": GREY.at[0].set(1.00002)}, r"images reach from 0.5 to 1.00002: "),
         ({"images": GREY.at[0].set(jnp.nan)}, "images reach from nan"),
         ({"images": GREY[..., 0]}, r"images of shape \(4, 2, 2\): \(batch, height, width, channel\)"),
         ({"images": GREY.astype(jnp.uint8)}, r"images are uint8.*\(bytes: divide by 255\)"),
         ({"labels": jnp.array([0, 2, 0, 2])}, "no row of class 1 in the bank"),
         ({"labels": jnp.array([0, -1, 0, 1])}, "labels reach from -1 to 1: out of range"),
+        ({"labels": jnp.array([0, 10**9, 0, 1])}, "no row of class 2"),
         ({"labels": PAIRS.astype(jnp.float32)}, "labels are float32"),
         ({"features": nan_in_row_two}, "tap 0: the features of bank row 2 are NaN"),
         ({"features": [flat, nan_in_row_two], "names": ("relu1", "relu2")}, "relu2: .* bank row 2 are"),
@@ -324,6 +326,19 @@ def test_no_images_are_refused():
         model.predict(GREY[:0])
     with pytest.raises(ValueError, match=r"shape \(0, 2, 2, 1\): give at least one"):
         attacks.minimum_norm(jax.random.key(0), model, GREY[:0], PAIRS[:0])
+
+
+@pytest.mark.parametrize(("value", "kept"), [(1.0000001, 1.0), (1.000001, 1.0), (-1e-6, 0.0)])
+def test_what_rounding_left_outside_is_clipped(value, kept):
+    images = np.full((2, 1, 1, 1), 0.5, np.float32)
+    images[1] = value
+    found = classifiers.check_images(jnp.asarray(images))
+    np.testing.assert_array_equal(found[:, 0, 0, 0], [0.5, kept])
+
+
+def test_labels_too_large_for_int32_are_no_small_ones():
+    with pytest.raises(ValueError, match="labels reach from 0 to 4294967296: out of range"):
+        classifiers.check_labels(np.array([0, 2**32]), 2)
 
 
 class InTraining(linen.Module):

@@ -197,6 +197,21 @@ def fit(**changes):
     return {"images": images, "labels": labels, **changes}
 
 
+def parted(**changes):
+    """The same in two parts, which are alike."""
+    return {f"{part}_{k}": v for k, v in fit(**changes).items() for part in ("train", "test")}
+
+
+def one_of_class_4():
+    return np.where(np.arange(50) == 7, 4, np.arange(50) % 4)
+
+
+def bright(value):
+    images = fit()["images"].copy()
+    images[3, 2, 1] = value
+    return images
+
+
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
@@ -209,6 +224,15 @@ def fit(**changes):
         pytest.param(fit(labels=np.zeros(49, int)), ["(49,)"], id="a label too few"),
         pytest.param(fit(images=np.zeros((50, 12))), ["(50, 12)"], id="flat images"),
         pytest.param(fit(images=np.zeros((0, 4, 3, 1)), labels=np.zeros(0, int)), ["row"], id="empty"),
+        pytest.param(fit(labels=np.arange(50) % 5 + 0.5), ["0.5", "float64"], id="half labels"),
+        pytest.param(fit(labels=np.full(50, np.inf)), ["inf"], id="infinite label"),
+        pytest.param(fit(labels=np.arange(50) % 5 + 2**32), ["4294967296"], id="labels that wrap"),
+        pytest.param(fit(labels=np.full(50, "cat")), ["cat", "<U3"], id="labels that are words"),
+        pytest.param(fit(labels=one_of_class_4()), ["one image of class 4"], id="alone of its class"),
+        pytest.param(fit(images=bright(1.00002)), ["1.00002", "[0, 1]"], id="hardly too bright"),
+        pytest.param(parted(labels=np.arange(50) % 5 + 0.5), ["0.5"], id="half labels, two parts"),
+        pytest.param(parted(labels=one_of_class_4()), ["one image of class 4"], id="alone, two parts"),
+        pytest.param(parted(labels=np.arange(50) % 25), ["25 classes", "5 of 50"], id="many classes"),
     ],
 )
 def test_unfit_npz_is_one_line_that_says_why(tmp_path, arrays, words):
@@ -219,6 +243,21 @@ def test_unfit_npz_is_one_line_that_says_why(tmp_path, arrays, words):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("value", [1.0000001, -1e-6])
+def test_what_rounding_left_outside_is_clipped(tmp_path, value):
+    file = tmp_path / "set.npz"
+    np.savez(file, **fit(images=bright(value)))
+    found = data.load(config.Data(name=str(file), valid_fraction=0.2))
+    assert min(split.images.min() for split in found[:3]) == 0
+    assert max(split.images.max() for split in found[:3]) == max(np.float32(49 / 255), round(value))
+
+
+def test_whole_numbers_may_be_floats(tmp_path):
+    file = tmp_path / "set.npz"
+    np.savez(file, **fit(labels=(np.arange(50) % 5).astype(float)))
+    assert data.load(config.Data(name=str(file), valid_fraction=0.2)).train.labels.dtype == np.int32
 
 
 def test_a_test_label_that_is_no_class_of_the_training_set(tmp_path):

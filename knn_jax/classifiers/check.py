@@ -12,11 +12,15 @@ from jaxtyping import Array, Float, Int
 
 Images = Float[Array, "batch height width channel"]
 Labels = Int[Array, " batch"]
+ROUNDED = 1e-6  # how far from [0, 1] a pixel may be by rounding
 DEPENDS = 0.01  # a change by this share of what a network gives is more than rounding
 
 
 def check_images(images: Any) -> Float[Array, "batch height width channel"]:
-    """The images as float32; raises ValueError unless they are NHWC, finite and in [0, 1]."""
+    """The images as float32, clipped to [0, 1] where rounding alone left it.
+
+    Raises ValueError unless they are NHWC, finite and in [0, 1].
+    """
     if np.ndim(images) != 4:
         raise ValueError(f"images of shape {np.shape(images)}: (batch, height, width, channel) needed")
     if 0 in np.shape(images):
@@ -27,8 +31,10 @@ def check_images(images: Any) -> Float[Array, "batch height width channel"]:
     if not isinstance(images, Tracer):
         array = np.asarray(images)  # numpy's: in a caller's jit even constants would be traced
         low, high = array.min(), array.max()
-        if not (low >= 0 and high <= 1):  # also when they are NaN
-            raise ValueError(f"images reach from {low:g} to {high:g}: they must be in [0, 1]")
+        if not (low >= -ROUNDED and high <= 1 + ROUNDED):  # also when they are NaN
+            raise ValueError(f"images reach from {low!s} to {high!s}: they must be in [0, 1]")
+        if low < 0 or high > 1:
+            images = jnp.clip(images, 0.0, 1.0)
     return images
 
 
@@ -54,19 +60,20 @@ def check_labels(labels: Any, count: int, classes: int | None = None) -> Int[Arr
     if np.shape(labels) != (count,) or not jnp.issubdtype(labels.dtype, jnp.integer):
         what = f"{labels.dtype} of shape {np.shape(labels)}"
         raise ValueError(f"labels are {what}: one integer for each of the {count} images needed")
-    labels = jnp.asarray(labels, jnp.int32)
     if isinstance(labels, Tracer):
-        return labels
-    array = np.asarray(labels)
+        return jnp.asarray(labels, jnp.int32)
+    array = np.asarray(labels)  # before large ones wrap
     low, high = array.min(), array.max()
-    if low < 0 or (classes is not None and high >= classes):
+    most = np.iinfo(np.int32).max if classes is None else classes - 1
+    if low < 0 or high > most:
         limit = "" if classes is None else f" of {classes} classes"
         raise ValueError(f"labels reach from {low} to {high}: out of range{limit}")
     if classes is None:
-        missing = np.setdiff1d(np.arange(high + 1), array)
+        found = np.unique(array)
+        missing = np.flatnonzero(found != np.arange(len(found)))
         if missing.size:
             raise ValueError(f"no row of class {missing[0]} in the bank: every class needs one")
-    return labels
+    return jnp.asarray(labels, jnp.int32)
 
 
 def check_alone(function: Callable[[Any], Any], batch: Any, found: Any = None) -> None:
