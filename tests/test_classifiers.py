@@ -341,6 +341,15 @@ def test_labels_too_large_for_int32_are_no_small_ones():
         classifiers.check_labels(np.array([0, 2**32]), 2)
 
 
+def test_logits_of_fewer_classes_than_labels_are_refused(digits):
+    images, labels = digits[0]
+    with pytest.raises(ValueError, match="labels of 10 classes, and logits of 4"):
+        classifiers.network(lambda x: flat(x)[:, :4], images, labels)
+    near = classifiers.knn(flat, images, labels, k=2)
+    with pytest.raises(ValueError, match="labels of 10 classes, and logits of 4"):
+        classifiers.retrieval(near, flat, lambda x, rows, nearness: x[:, :4])
+
+
 class InTraining(linen.Module):
     """A network whose statistics are the batch's, or that drops numbers at random."""
 
@@ -353,7 +362,7 @@ class InTraining(linen.Module):
             x = linen.BatchNorm(use_running_average=False)(x)
         if self.kind == "dropout":
             x = linen.Dropout(0.1, deterministic=False)(x)
-        return linen.Dense(6)(flat(x))
+        return linen.Dense(10)(flat(x))
 
 
 def centred(x):

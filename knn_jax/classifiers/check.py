@@ -52,6 +52,12 @@ def check_top(top: int, classes: int) -> None:
         raise ValueError(f"top={top} of {classes} classes: it must be at least 1 and below them")
 
 
+def check_classes(labelled: int, classes: int) -> None:
+    """Raises ValueError where logits have fewer classes than images have labels."""
+    if labelled > classes:
+        raise ValueError(f"labels of {labelled} classes, and logits of {classes}")
+
+
 def check_labels(labels: Any, count: int, classes: int | None = None) -> Int[Array, " batch"]:
     """The labels as int32; raises ValueError for a wrong number, type or range of them.
 
