@@ -43,6 +43,10 @@ METHODS = {
     "Zhao & Cho 2018 (paper 2), section 5.1: N_MU = 5; N_CE is not told": [
         (defaults(defenses.racnn), {"ce_steps": 1, "mixup_steps": 5}),
     ],
+    "paper 2, appendix A: 256 features, 64 hidden numbers; 512 and 128 of the network retrieved by": [
+        (nets.racnn.SIZES["cifar10"], (256, (64,))),
+        (nets.strided.HIDDEN["cifar10"], (512, 128)),
+    ],
     "Sitawarin & Wagner 2019 (paper 1): exp(4.6) in the authors' network": [
         (round(TEMPERATURE), round(math.exp(4.6), -1)),
     ],
