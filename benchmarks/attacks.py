@@ -111,7 +111,7 @@ def minimum_norm(
     """
     dataset = data.load(config.Data(name=path))
     net = nets.build(config.Net(name="mnist"), 10)
-    variables = nets.load_weights(weights, net)
+    variables = nets.load_weights(weights, net, (1, 28, 28, 1))
     train, test = dataset.train, dataset.test
     features = nets.features(net, variables, ("relu3",), (1, 28, 28, 1))
     model = classifiers.knn(features, *_first(train, len(train.labels)))
@@ -158,7 +158,7 @@ def foolbox(
 
     dataset = data.load(config.Data(name=path))
     net = nets.build(config.Net(name="mnist"), 10)
-    variables = nets.load_weights(weights, net)
+    variables = nets.load_weights(weights, net, (1, 28, 28, 1))
 
     def logits(variables, x):
         return net.apply(variables, x)[0]

@@ -28,7 +28,7 @@ def check(recipe: Config, dataset: data.Dataset) -> None:
     net = recipes.build(recipe, dataset)
     training.check(recipe.optim, defenses.build(recipe.defense, net))
     if recipe.net.weights:
-        nets.load_weights(recipe.net.weights, net)
+        nets.load_weights(recipe.net.weights, net, (1, *dataset.train.images.shape[1:]))
     _check_classifier(recipe, dataset)
     trained = net
     if recipe.defense.name == "racnn":

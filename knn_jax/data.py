@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import math
 import os
 import tempfile
 import zipfile
@@ -66,6 +67,7 @@ class Dataset(NamedTuple):
 
 
 TURNS = 4  # orientations of an image
+ROUNDED = 1e-6  # how far from [0, 1] a pixel may be by rounding
 Track = Callable[..., Iterable[Any]]
 
 
@@ -91,8 +93,7 @@ def load(knobs: config.Data, track: Track = lambda items, _: items) -> Dataset:
     if not 0 <= knobs.train_images <= count:
         raise ValueError(f"data.train_images={knobs.train_images}: {knobs.name} has {count}; 0 is all")
     train = Split(*(part[: knobs.train_images or None] for part in train))
-    for split in (train, test, *extra):
-        _check(knobs.name, split)
+    train, test, *extra = (_checked(knobs.name, split) for split in (train, test, *extra))
     classes = int(train.labels.max()) + 1
     for what, split in zip(("test", knobs.candidates), (test, *extra), strict=False):
         if split.labels.max() >= classes:
@@ -101,7 +102,7 @@ def load(knobs: config.Data, track: Track = lambda items, _: items) -> Dataset:
             )
     if not 0 < knobs.valid_fraction < 1:
         raise ValueError(f"data.valid_fraction={knobs.valid_fraction}: it must lie between 0 and 1")
-    kept, held = _halves(train.labels, knobs.valid_fraction, knobs.split_seed)
+    kept, held = _halves(knobs.name, train.labels, knobs.valid_fraction, knobs.split_seed)
     return Dataset(_rows(train, kept), _rows(train, held), test, classes, *extra)
 
 
@@ -143,9 +144,21 @@ def _rows(split: Split, rows: np.ndarray) -> Split:
     return Split(split.images[rows], split.labels[rows])
 
 
-def _halves(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of a split by class, in the order that the authors of paper 1 had them."""
-    rows = np.arange(len(labels))
+def _halves(name: str, labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of a split by class, in the order that the authors of paper 1 had them.
+
+    Raises ValueError where a class has one image only, or a part fewer images than there are classes.
+    """
+    rows, counts = np.arange(len(labels)), np.bincount(labels)
+    if counts.min() < 2:
+        alone = counts.argmin()
+        raise ValueError(f"{name}: one image of class {alone}; to hold images out by class takes two")
+    held = math.ceil(fraction * len(rows))
+    if not len(counts) <= held <= len(rows) - len(counts):
+        raise ValueError(
+            f"{name}: {held} of {len(rows)} images are held out ({fraction}): both parts need one "
+            f"of each of {len(counts)} classes"
+        )
     kept, held = train_test_split(rows, test_size=fraction, random_state=seed, stratify=labels)
     return np.asarray(kept), np.asarray(held)
 
@@ -154,7 +167,7 @@ def _digits():
     """scikit-learn's 1,797 handwritten digits, 8x8; a fifth of them for tests."""
     bunch: Any = load_digits()
     every = Split((bunch.images[..., None] / 16).astype(np.float32), bunch.target.astype(np.int32))
-    kept, held = _halves(every.labels, 0.2, 0)
+    kept, held = _halves("digits", every.labels, 0.2, 0)
     return _rows(every, kept), _rows(every, held)
 
 
@@ -172,25 +185,40 @@ def _npz(path: Path, candidates: str):
     if candidates and not {f"{candidates}_images", f"{candidates}_labels"} <= set(arrays):
         held = ", ".join(arrays)
         raise ValueError(f"data.candidates={candidates!r}: {path} holds {held}, no {candidates}_images")
+
+    def split(prefix: str) -> Split:
+        return _split(str(path), arrays[f"{prefix}images"], arrays[f"{prefix}labels"])
+
     if {"train_images", "train_labels", "test_images", "test_labels"} <= set(arrays):
-        return [_split(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in names]
+        return [split(f"{name}_") for name in names]
     if {"images", "labels"} <= set(arrays):
-        every = _split(arrays["images"], arrays["labels"])
-        _check(str(path), every)
-        kept, held = _halves(every.labels, 0.2, 0)
-        rest = [_split(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in names[2:]]
-        return _rows(every, kept), _rows(every, held), *rest
+        every = _checked(str(path), split(""))
+        kept, held = _halves(str(path), every.labels, 0.2, 0)
+        return _rows(every, kept), _rows(every, held), *(split(f"{name}_") for name in names[2:])
     raise ValueError(
         f"{path} holds {', '.join(arrays)}: it needs images and labels, or train_images, "
         "train_labels, test_images and test_labels"
     )
 
 
-def _split(images: np.ndarray, labels: np.ndarray) -> Split:
-    return Split(images[..., None] if images.ndim == 3 else images, labels.astype(np.int32))
+def _split(name: str, images: np.ndarray, labels: np.ndarray) -> Split:
+    """Images with a channel, and labels as int32; raises ValueError for labels that are no integers."""
+    odd, kept = np.arange(labels.size), labels
+    if labels.dtype.kind in "iufb":
+        with np.errstate(invalid="ignore"):
+            kept = labels.astype(np.int32)
+        odd = np.flatnonzero(kept != labels)
+    if odd.size:
+        what = labels.reshape(-1)[odd[0]]
+        raise ValueError(f"{name}: label {what!s} ({labels.dtype}); labels must be 0, 1, ...")
+    return Split(images[..., None] if images.ndim == 3 else images, kept)
 
 
-def _check(name: str, split: Split) -> None:
+def _checked(name: str, split: Split) -> Split:
+    """The split, with its images clipped to [0, 1] where rounding alone left it.
+
+    Raises ValueError for images or labels that are unfit.
+    """
     images, labels = split
     if images.ndim != 4 or labels.shape != images.shape[:1] or not len(labels):
         raise ValueError(
@@ -199,12 +227,16 @@ def _check(name: str, split: Split) -> None:
         )
     if images.dtype != np.uint8:
         low, high = images.min(), images.max()
-        if not (low >= 0 and high <= 1):
-            raise ValueError(f"{name}: images reach from {low:g} to {high:g}; they must be in [0, 1]")
-    missing = np.setdiff1d(np.arange(max(labels.max(), 0)), labels)
-    if labels.min() < 0 or missing.size:
-        what = f"label {labels.min()}" if labels.min() < 0 else f"no image of class {missing[0]}"
+        if not (low >= -ROUNDED and high <= 1 + ROUNDED):  # also when they are NaN
+            raise ValueError(f"{name}: images reach from {low!s} to {high!s}; they must be in [0, 1]")
+        if low < 0 or high > 1:
+            split = Split(np.clip(images, 0, 1), labels)
+    found = np.unique(labels)
+    missing = np.flatnonzero(found != np.arange(len(found)))
+    if missing.size:
+        what = f"label {found[0]}" if found[0] < 0 else f"no image of class {missing[0]}"
         raise ValueError(f"{name}: {what}; labels must be 0, 1, ... with images of each")
+    return split
 
 
 def _tfds(knobs: config.Data, track: Track):
@@ -253,15 +285,15 @@ def _decoded(builder: Any, name: str, size: int, track: Track) -> Split:
         images, labels = (np.load(file, mmap_mode="r") for file in files)
         return Split(images, np.asarray(labels))
     source = _source(builder, name)
-    images, labels = [], np.empty(len(source), np.int32)
+    images, labels = [], []
     for row in track(range(len(source)), f"decoding {builder.name} {name}"):
         record = source[row]
         images.append(_resized(record["image"], size))
-        labels[row] = record["label"]
+        labels.append(record["label"])
     shapes = {image.shape for image in images}
     if len(shapes) > 1:
         raise ValueError(f"the images of {builder.name} differ in size: give data.size, say 128")
-    split = Split(np.stack(images), labels)
+    split = _split(builder.name, np.stack(images), np.asarray(labels))
     try:
         with tempfile.TemporaryDirectory(dir=cache.parent) as scratch:
             half = Path(scratch) / "decoded"

@@ -45,7 +45,8 @@ def network(recipe: Config, dataset: data.Dataset, folder: Path) -> tuple[Any, A
         dataset = data.rotated(dataset)
     net = build(recipe, dataset)
     if recipe.net.weights:
-        return net, nets.load_weights(recipe.net.weights, net)
+        shape = (1, *dataset.train.images.shape[1:])
+        return net, nets.load_weights(recipe.net.weights, net, shape)
     defense = defenses.build(recipe.defense, net)
     devices, beside = mesh.make(jax.local_devices()), None
     if recipe.defense.name == "ask":

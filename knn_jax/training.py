@@ -16,6 +16,8 @@ from knn_jax.checkpoints import Best, Checkpoints, State
 from knn_jax.defenses import STATISTICS, Batch, Defense, Others
 from knn_jax.references import References
 
+NEVER = np.iinfo(np.int32).max  # no step has this number
+
 
 def train(
     defense: Defense,
@@ -33,7 +35,8 @@ def train(
     step alone, so 2 + 2 epochs equal 4 bit for bit on one machine, but for cycles, which 4 have longer.
     With early stopping the variables are those of the epoch that is best under PGD.
 
-    Raises ValueError for knobs out of range and for a checkpoint that is damaged or not this net's.
+    Raises ValueError for knobs out of range, for a checkpoint that is damaged or not this net's, and at
+    the end of an epoch in which a loss or a parameter was NaN or infinite, which is not saved.
     """
     check(knobs, defense)
     rows = len(dataset.train.labels)
@@ -64,7 +67,12 @@ def train(
         return like.variables  # nothing to train
 
     with Checkpoints(folder) as checkpoints:
-        state = checkpoints.restore(_placed(like, everywhere)) or fresh(_examples(defense, dataset))
+        restored = checkpoints.restore(_placed(like, everywhere))
+        state = restored or fresh(_examples(defense, dataset))
+        if restored and not _finite(restored):
+            raise ValueError(
+                f"the latest of {checkpoints.folder} holds NaN or infinite numbers: remove it"
+            )
         done, total = int(state.step), knobs.epochs * per_epoch
         if done > total:
             raise ValueError(
@@ -74,7 +82,8 @@ def train(
         if done == total:
             return _kept(state)
         function = _step(defense, optimiser, knobs, references)
-        step = jax.jit(function, donate_argnums=0, out_shardings=everywhere)
+        step = jax.jit(function, donate_argnums=(0, 1), out_shardings=everywhere)
+        failed = jax.device_put(np.int32(NEVER), everywhere)
         own = jax.device_put(tuple(map(np.asarray, dataset.train)), everywhere)
         besides = None
         if references:
@@ -90,9 +99,12 @@ def train(
                 chosen = order[place * knobs.batch_size :][: knobs.batch_size]
                 size = knobs.batch_size + -knobs.batch_size % devices.size
                 batch = np.resize(chosen, size), np.arange(size) < len(chosen)
-                state, loss = step(state, own, besides, *jax.device_put(batch, spread))
+                state, failed, loss = step(state, failed, own, besides, *jax.device_put(batch, spread))
                 advance(1)
-                if place + 1 == per_epoch:
+                ends, leaves = place + 1 == per_epoch, stop.asked
+                if ends or leaves:
+                    _check_finite(int(failed), state, epoch, per_epoch, checkpoints.folder)
+                if ends:
                     told = f"epoch {epoch + 1}: last loss {float(loss):.4f}"
                     if defense.logits:
                         judged = defense.logits, state.variables, dataset.valid
@@ -103,7 +115,7 @@ def train(
                             state = _kept_best(state, robust)
                     checkpoints.save(state)
                     progress.say(told)
-                if stop.asked:
+                if leaves:
                     checkpoints.save(state)
                     checkpoints.close()
                     raise SystemExit(143)
@@ -150,7 +162,10 @@ def _step(
     knobs: config.Optim,
     references: References | None,
 ):
-    """One step; the last batch of an epoch is masked. Parameters descend, statistics are replaced."""
+    """One step; the last batch of an epoch is masked. Parameters descend, statistics are replaced.
+
+    It is given the number of the first step whose loss was not finite, NEVER before, and returns it.
+    """
 
     def without(variables, key, batch):
         return defense.loss(variables, key, batch), {}
@@ -165,7 +180,7 @@ def _step(
         key, own = jax.random.split(key)
         return augment.augment(own, x, affine=change == "affine"), key
 
-    def step(state, own, besides, chosen, mask):
+    def step(state, failed, own, besides, chosen, mask):
         images, labels = own
         key = jax.random.fold_in(jax.random.key(knobs.seed), state.step)
         x, key = taken(images, chosen, key, knobs.augment)
@@ -189,9 +204,32 @@ def _step(
         updates, carried = optimiser.update(gradient, state.optimiser, parameters)
         parameters = optax.apply_updates(parameters, updates)
         variables = {**state.variables, **parameters, **statistics}
-        return State(variables, carried, state.step + 1, state.best), loss
+        failed = jnp.minimum(failed, jnp.where(jnp.isfinite(loss), NEVER, state.step))
+        return State(variables, carried, state.step + 1, state.best), failed, loss
 
     return step
+
+
+def _check_finite(failed: int, state: State, epoch: int, per_epoch: int, folder: Path) -> None:
+    """Raises ValueError if a loss was not, since `failed`, or parameters or what moves them are not.
+
+    It is asked before anything is saved, and not after each step, which would wait for the device.
+    """
+    what = f"the loss of epoch {failed // per_epoch + 1}, step {failed % per_epoch + 1},"
+    if failed == NEVER:
+        if _finite(state):
+            return
+        what = f"a parameter, a statistic or what the optimizer holds after epoch {epoch + 1}"
+    raise ValueError(
+        f"{what} is NaN or infinite: lower optim.peak_lr or mend the loss; checkpoints from "
+        f"before are kept in {folder}"
+    )
+
+
+@jax.jit
+def _finite(tree: Any) -> jax.Array:
+    """Whether no number in it is NaN or infinite."""
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _parameters(variables: Any) -> Any:

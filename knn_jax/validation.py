@@ -12,6 +12,7 @@ from knn_jax.defenses import generators
 from knn_jax.neighbors import in_tiles
 
 IMAGES, BATCH, STEPS = 1000, 100, 10  # of the PGD
+STEP = 0.25  # of its radius, the length of a step
 
 
 def accuracy(logits: Callable, variables: Any, split: data.Split) -> float:
@@ -40,6 +41,6 @@ def _resist(logits, variables, x, y, eps):
             return -losses.margin(logits(variables, z), y)
 
         start = x + ball.sample(jax.random.key(0), x.shape)
-        return lead(generators.ascend(lead, x, start, ball, STEPS, eps / 4)) < 0
+        return lead(generators.ascend(lead, x, start, ball, STEPS, STEP * eps)) < 0
 
     return in_tiles(resist, BATCH)(x, y)

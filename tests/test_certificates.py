@@ -203,7 +203,7 @@ UNIT = classifiers.knn(TWO_ROWS.first, TWO_ROWS.images, TWO_ROWS.labels, k=1, me
         ({"lipschitz": float("nan")}, "lipschitz=nan"),
         ({"model": TWO_TAPS}, "certificates cover one tap and the classifier has 2"),
         ({"model": UNIT}, "the classifier has cosine, whose unit vectors no constant covers"),
-        ({"x": images([[1.5, 0.0]])}, "images reach from 0 to 1.5"),
+        ({"x": images([[1.5, 0.0]])}, "images reach from 0.0 to 1.5"),
         ({"y": jnp.array([2])}, "out of range of 2 classes"),
     ],
 )

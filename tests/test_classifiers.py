@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 from jax.tree_util import Partial
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
@@ -268,11 +269,13 @@ def nan_in_row_two(x):
         ({"images": GREY[:3]}, "one integer for each of the 3 images"),
         ({"images": GREY * 3}, r"images reach from 1.5 to 1.5: they must be in \[0, 1\]"),
         ({"images": GREY - 1}, "images reach from -0.5"),
+        ({"images": GREY.at[0].set(1.00002)}, r"images reach from 0.5 to 1.00002: "),
         ({"images": GREY.at[0].set(jnp.nan)}, "images reach from nan"),
         ({"images": GREY[..., 0]}, r"images of shape \(4, 2, 2\): \(batch, height, width, channel\)"),
         ({"images": GREY.astype(jnp.uint8)}, r"images are uint8.*\(bytes: divide by 255\)"),
         ({"labels": jnp.array([0, 2, 0, 2])}, "no row of class 1 in the bank"),
         ({"labels": jnp.array([0, -1, 0, 1])}, "labels reach from -1 to 1: out of range"),
+        ({"labels": jnp.array([0, 10**9, 0, 1])}, "no row of class 2"),
         ({"labels": PAIRS.astype(jnp.float32)}, "labels are float32"),
         ({"features": nan_in_row_two}, "tap 0: the features of bank row 2 are NaN"),
         ({"features": [flat, nan_in_row_two], "names": ("relu1", "relu2")}, "relu2: .* bank row 2 are"),
@@ -323,3 +326,103 @@ def test_no_images_are_refused():
         model.predict(GREY[:0])
     with pytest.raises(ValueError, match=r"shape \(0, 2, 2, 1\): give at least one"):
         attacks.minimum_norm(jax.random.key(0), model, GREY[:0], PAIRS[:0])
+
+
+@pytest.mark.parametrize(("value", "kept"), [(1.0000001, 1.0), (1.000001, 1.0), (-1e-6, 0.0)])
+def test_what_rounding_left_outside_is_clipped(value, kept):
+    images = np.full((2, 1, 1, 1), 0.5, np.float32)
+    images[1] = value
+    found = classifiers.check_images(jnp.asarray(images))
+    np.testing.assert_array_equal(found[:, 0, 0, 0], [0.5, kept])
+
+
+def test_labels_too_large_for_int32_are_no_small_ones():
+    with pytest.raises(ValueError, match="labels reach from 0 to 4294967296: out of range"):
+        classifiers.check_labels(np.array([0, 2**32]), 2)
+
+
+def test_logits_of_fewer_classes_than_labels_are_refused(digits):
+    images, labels = digits[0]
+    with pytest.raises(ValueError, match="labels of 10 classes, and logits of 4"):
+        classifiers.network(lambda x: flat(x)[:, :4], images, labels)
+    near = classifiers.knn(flat, images, labels, k=2)
+    with pytest.raises(ValueError, match="labels of 10 classes, and logits of 4"):
+        classifiers.retrieval(near, flat, lambda x, rows, nearness: x[:, :4])
+
+
+class InTraining(linen.Module):
+    """A network whose statistics are the batch's, or that drops numbers at random."""
+
+    kind: str
+
+    @linen.compact
+    def __call__(self, x):
+        x = linen.Conv(4, (3, 3))(x)
+        if self.kind == "statistics":
+            x = linen.BatchNorm(use_running_average=False)(x)
+        if self.kind == "dropout":
+            x = linen.Dropout(0.1, deterministic=False)(x)
+        return linen.Dense(10)(flat(x))
+
+
+def centred(x):
+    return flat(x) - flat(x).mean(0, keepdims=True)
+
+
+def dropped(x):
+    kept = jax.random.bernoulli(jax.random.key(0), 0.9, (len(x), 64))
+    return jnp.where(kept, flat(x), 0.0)
+
+
+def as_given(kind):
+    """Features of a network that was left in training mode."""
+    net = InTraining(kind)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    variables = net.init(keys, jnp.zeros((2, 8, 8, 1)))
+
+    def features(variables, x):
+        return net.apply(variables, x, rngs=keys, mutable=["batch_stats"])[0]
+
+    return Partial(features, variables)
+
+
+@pytest.mark.parametrize("features", ["statistics", "dropout", centred, dropped])
+@pytest.mark.parametrize("rows", [2, 40])
+def test_a_network_in_training_mode_is_noticed(digits, features, rows):
+    images, labels = digits[0][0][:rows], digits[0][1][:rows]
+    features = as_given(features) if isinstance(features, str) else features
+    with pytest.warns(UserWarning, match="depends on the others of its batch"):
+        keyed = classifiers.knn([flat, features], images, labels, k=2)
+    with pytest.warns(UserWarning, match="depends on the others of its batch"):
+        classifiers.network(features, images)
+    near = classifiers.knn(flat, images, labels, k=2)
+    with pytest.warns(UserWarning, match="depends on the others of its batch"):
+        classifiers.retrieval(near, features, lambda x, rows, nearness: x)
+    with pytest.warns(UserWarning, match="depends on the others of its batch"):
+        classifiers.retrieval(near, flat, lambda x, rows, nearness: features(x.reshape(-1, 8, 8, 1)))
+    # Nothing else is noticed when it decides, and nothing inside a caller's jit.
+    keyed.predict(images)
+    jax.jit(lambda x: classifiers.knn(features, x, labels, k=1).banks)(images)
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_vgg", "digits_resnet", "digits_racnn", "pixels"])
+def test_a_network_as_in_evaluation_is_not(digits, name):
+    """Warnings are errors here: none, however many rows, taps and numbers there are."""
+    net = nets.build(config.Net(name=name), 10)
+    images, labels = digits[0]
+    variables = net.init(jax.random.key(0), images[:2])
+    layers = tuple(nets.taps(net, variables, (1, 8, 8, 1)))
+    features = nets.features(net, variables, layers, (1, 8, 8, 1))
+    for rows in (10, 37, 300):
+        classifiers.knn(features, images[:rows], labels[:rows], k=1, metric="cosine")
+    if name != "digits_racnn":
+        classifiers.network(nets.output(net, variables), images, labels)
+
+
+def test_a_network_that_rounds_more_is_not_either(digits):
+    def features(weights, x):
+        hidden = jnp.tanh(flat(x).astype(jnp.bfloat16) @ weights.astype(jnp.bfloat16))
+        return hidden.astype(jnp.float32) - 0.1
+
+    classifiers.knn(Partial(features, WEIGHTS[0]), *digits[0], k=1)
+    classifiers.network(Partial(features, WEIGHTS[0]), digits[0][0])

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import shutil
 import socket
+import subprocess
 import sys
 import time
 
@@ -113,6 +114,46 @@ def test_the_held_out_split_keeps_the_shares_of_classes(fraction):
     np.testing.assert_allclose(held, fraction * (kept + held), atol=1)
 
 
+def test_the_digest_covers_every_image_and_label_of_every_split():
+    rng = np.random.default_rng(0)
+
+    def split(rows):
+        return data.Split(
+            rng.integers(0, 256, (rows, 4, 3, 1), np.uint8), np.arange(rows, dtype=np.int32)
+        )
+
+    def changed(array, place):
+        array = array.copy()
+        array[place] += 1
+        return array
+
+    whole = data.Dataset(split(2500), split(7), split(1200), 10, split(5))
+    others = [whole._replace(classes=11), whole._replace(extra=None)]
+    for name in ("train", "valid", "test", "extra"):
+        images, labels = part = getattr(whole, name)
+        last = len(labels) - 1
+        others += [
+            whole._replace(**{name: part._replace(images=changed(images, (last, 3, 2, 0)))}),
+            whole._replace(**{name: part._replace(labels=changed(labels, last))}),
+            whole._replace(**{name: part._replace(labels=(labels + 3) % len(labels))}),
+            whole._replace(**{name: data.Split(images[::-1], labels)}),
+            whole._replace(**{name: part._replace(images=part.floats(0, len(labels)))}),
+            whole._replace(**{name: part._replace(images=images.reshape(len(labels), 3, 4, 1))}),
+        ]
+    others.append(whole._replace(valid=whole.extra, extra=whole.valid))
+    digests = [found.digest() for found in (whole, *others)]
+    assert len(set(digests)) == len(digests)
+    # However the arrays lie in memory.
+    turned = whole.train._replace(images=np.asfortranarray(whole.train.images))
+    assert whole._replace(train=turned).digest() == whole.digest()
+
+
+def test_the_digest_is_the_same_in_another_process():
+    code = "from knn_jax import config, data; print(data.load(config.Data()).digest())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == data.load(config.Data()).digest()
+
+
 def test_the_seed_decides_the_split_and_only_the_split():
     same, other = (data.load(config.Data(split_seed=seed)) for seed in (2019, 2020))
     assert equal(same, data.load(config.Data()))
@@ -156,6 +197,21 @@ def fit(**changes):
     return {"images": images, "labels": labels, **changes}
 
 
+def parted(**changes):
+    """The same in two parts, which are alike."""
+    return {f"{part}_{k}": v for k, v in fit(**changes).items() for part in ("train", "test")}
+
+
+def one_of_class_4():
+    return np.where(np.arange(50) == 7, 4, np.arange(50) % 4)
+
+
+def bright(value):
+    images = fit()["images"].copy()
+    images[3, 2, 1] = value
+    return images
+
+
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
@@ -168,6 +224,15 @@ def fit(**changes):
         pytest.param(fit(labels=np.zeros(49, int)), ["(49,)"], id="a label too few"),
         pytest.param(fit(images=np.zeros((50, 12))), ["(50, 12)"], id="flat images"),
         pytest.param(fit(images=np.zeros((0, 4, 3, 1)), labels=np.zeros(0, int)), ["row"], id="empty"),
+        pytest.param(fit(labels=np.arange(50) % 5 + 0.5), ["0.5", "float64"], id="half labels"),
+        pytest.param(fit(labels=np.full(50, np.inf)), ["inf"], id="infinite label"),
+        pytest.param(fit(labels=np.arange(50) % 5 + 2**32), ["4294967296"], id="labels that wrap"),
+        pytest.param(fit(labels=np.full(50, "cat")), ["cat", "<U3"], id="labels that are words"),
+        pytest.param(fit(labels=one_of_class_4()), ["one image of class 4"], id="alone of its class"),
+        pytest.param(fit(images=bright(1.00002)), ["1.00002", "[0, 1]"], id="hardly too bright"),
+        pytest.param(parted(labels=np.arange(50) % 5 + 0.5), ["0.5"], id="half labels, two parts"),
+        pytest.param(parted(labels=one_of_class_4()), ["one image of class 4"], id="alone, two parts"),
+        pytest.param(parted(labels=np.arange(50) % 25), ["25 classes", "5 of 50"], id="many classes"),
     ],
 )
 def test_unfit_npz_is_one_line_that_says_why(tmp_path, arrays, words):
@@ -178,6 +243,21 @@ def test_unfit_npz_is_one_line_that_says_why(tmp_path, arrays, words):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("value", [1.0000001, -1e-6])
+def test_what_rounding_left_outside_is_clipped(tmp_path, value):
+    file = tmp_path / "set.npz"
+    np.savez(file, **fit(images=bright(value)))
+    found = data.load(config.Data(name=str(file), valid_fraction=0.2))
+    assert min(split.images.min() for split in found[:3]) == 0
+    assert max(split.images.max() for split in found[:3]) == max(np.float32(49 / 255), round(value))
+
+
+def test_whole_numbers_may_be_floats(tmp_path):
+    file = tmp_path / "set.npz"
+    np.savez(file, **fit(labels=(np.arange(50) % 5).astype(float)))
+    assert data.load(config.Data(name=str(file), valid_fraction=0.2)).train.labels.dtype == np.int32
 
 
 def test_a_test_label_that_is_no_class_of_the_training_set(tmp_path):

@@ -1,5 +1,7 @@
 """What representations are trained for: losses by hand, perturbed images in their ball."""
 
+from typing import get_args, get_type_hints
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,9 @@ import optax
 import pytest
 from jax import lax
 
-from knn_jax import config, data, defenses, losses, nets
-from knn_jax.defenses import Batch
+from knn_jax import config, data, defenses, losses, nets, recipes
+from knn_jax.defenses import STATISTICS, Batch, Others
+from knn_jax.defenses.mixup import partners
 
 pytestmark = pytest.mark.usefixtures("quick")
 NAMES = [
@@ -65,6 +68,99 @@ def test_its_loss_falls(name, norm, batch):
     values = np.asarray(jax.jit(lambda: lax.scan(step, start, length=20)[1])())
     assert np.isfinite(values).all()
     assert values[-1] < values[0]
+
+
+# Every defense, with and without an adversary, and each kind of network whose statistics it moves.
+ADVERSARY = {"adversary": "l2", "eps": 0.5, "steps": 2, "step_size": 0.2}
+LINF = {"adversary": "linf", "eps": 0.3, "steps": 2, "step_size": 0.1}
+ASK = {**LINF, "name": "ask", "layers": ("conv1", "conv2")}
+TRAINED = {
+    **{name: ({"name": name}, "digits") for name in NAMES[:4]},
+    "autoencoder": ({"name": "autoencoder"}, "digits_autoencoder"),
+    "vae": ({"name": "vae"}, "digits_vae"),
+    "lipschitz": ({"name": "lipschitz"}, "digits_lipschitz"),
+    "idresnet": ({"name": "idresnet", "near": 1.0, "pull": 1e-3}, "digits_idresnet"),
+    "noisy": ({"name": "noisy"}, "digits_idresnet"),
+    "repulsive": ({"name": "repulsive"}, "digits_strided"),
+    "prototypes": ({"name": "prototypes", "count": 3, "layers": ("relu2",)}, "digits"),
+}
+MASKED = {
+    **TRAINED,
+    **{f"{name}, attacked": (knobs | ADVERSARY, net) for name, (knobs, net) in TRAINED.items()},
+    "basic, normalised": ({"name": "basic"}, "digits_resnet"),
+    "soft_neighbors, normalised": ({"name": "soft_neighbors"}, "digits_vgg"),
+    "trades": ({"name": "trades", **LINF}, "digits_resnet18"),
+    "ask": (ASK, "digits_vgg"),
+    "ask on trades": ({**ASK, "generator": "trades"}, "digits_vgg"),
+    "racnn": ({"name": "racnn", "layers": ("conv2",), "mixup_steps": 0}, "digits_racnn"),
+    "racnn, mixing": ({"name": "racnn", "layers": ("conv2",)}, "digits_racnn"),
+}
+
+
+def test_every_defense_is_tried_with_fillers():
+    assert {knobs["name"] for knobs, _ in MASKED.values()} == set(
+        get_args(get_type_hints(config.Defense)["name"])
+    ) - {"rotation"}
+
+
+@pytest.mark.parametrize("case", MASKED)
+def test_what_fills_a_batch_changes_nothing(case):
+    """Neither loss nor gradient nor running statistics, whatever images and labels the fillers have."""
+    knobs, name = MASKED[case]
+    knobs = config.Defense(**knobs)
+    recipe = config.Config("", net=config.Net(name, sweeps=1), defense=knobs)
+    digits = data.load(config.Data())
+    defense = defenses.build(knobs, recipes.build(recipe, digits))
+    there = jnp.arange(8) % 3 != 1
+    x, y = jnp.asarray(digits.train.floats(0, 8)), jnp.asarray(digits.train.labels[:8] % 3)
+    rows = jnp.asarray(digits.train.floats(8, 40).reshape(8, 4, 8, 8, 1))
+    beside = jnp.asarray(digits.train.labels[8:40].reshape(8, 4))
+    if knobs.name == "ask":  # of each class, no image's own
+        rows, beside = rows[:, :2], jnp.repeat(jnp.arange(8)[:, None], 2, 1)
+        rows, beside = jnp.concatenate([rows, rows[:2]]), jnp.repeat(jnp.arange(10)[:, None], 2, 1)
+
+    def filled(seed):
+        rng = np.random.default_rng(seed)
+
+        def fill(kept):
+            numbers = (
+                rng.random(kept.shape) if kept.dtype == x.dtype else rng.integers(0, 10, kept.shape)
+            )
+            mask = there.reshape(-1, *(1,) * (kept.ndim - 1))
+            return jnp.where(mask, kept, jnp.asarray(numbers, kept.dtype))
+
+        images = fill(x)
+        others = (rows, beside) if knobs.name == "ask" else (fill(rows), fill(beside))
+        return Batch(images, images, fill(y), there, Others(*others), jnp.int32(1))
+
+    examples = defense.examples(digits.train) if defense.examples else x[:2]
+    variables = defense.init(jax.random.key(0), examples)
+    learn = defense.learn or (lambda *given: (defense.loss(*given), {}))
+
+    @jax.jit
+    def step(batch):
+        def total(parameters):
+            loss, statistics = learn({**variables, **parameters}, jax.random.key(1), batch)
+            return jnp.sum(jnp.where(there, loss, 0.0)), statistics
+
+        parameters = {name: value for name, value in variables.items() if name != STATISTICS}
+        return jax.value_and_grad(total, has_aux=True)(parameters)
+
+    one, other = step(filled(0)), step(filled(1))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(one))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_partners_are_a_permutation_of_those_that_are_there():
+    there = jnp.arange(50) % 3 != 0
+    found = [partners(jax.random.key(seed), there) for seed in range(2)]
+    for partner in found:
+        assert sorted(partner.tolist()) == list(range(50))
+        assert there[partner[there]].all()
+    assert (found[0][there] != found[1][there]).any()
+    # A full batch is permuted as JAX permutes.
+    every = partners(jax.random.key(0), jnp.ones(50, bool))
+    np.testing.assert_array_equal(every, jax.random.permutation(jax.random.key(0), 50))
 
 
 def neighbour_loss(features, y, temperature):

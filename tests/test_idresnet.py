@@ -230,9 +230,6 @@ def test_the_loss_is_its_definition_and_takes_who_is_there(images):
     assert (pairs[same] == 0).any()
     expected = pairs.mean(1) + 0.3 * apart(points, np.zeros((1, 6)))[:, 0] ** 2
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    garbage = images.at[30:].set(1.0)
-    again = defense.loss(variables, jax.random.key(1), Batch(garbage, garbage, y, there))[:30]
-    np.testing.assert_array_equal(found, again)
 
 
 def test_its_loss_falls(images):

@@ -217,16 +217,16 @@ def test_torch_weights_give_the_logits_they_gave_in_torch(source, tmp_path):
     x = np.random.default_rng(1).uniform(size=(2, 1, 8, 8)).astype(np.float32)
     if source == "file":
         np.savez(tmp_path / "weights.npz", **WEIGHTS)
-        variables = nets.load_weights(str(tmp_path / "weights.npz"), SMALL)
-    else:
-        variables = trunk.from_torch(WEIGHTS, SMALL)
+        variables = nets.load_weights(str(tmp_path / "weights.npz"), SMALL, DIGITS)
+    else:  # with a number of the loss it was trained with
+        variables = trunk.from_torch({**WEIGHTS, "it": np.ones(1)}, SMALL, DIGITS)
     logits, _ = SMALL.apply(variables, jnp.asarray(x.transpose(0, 2, 3, 1)))
     np.testing.assert_allclose(logits, as_torch(WEIGHTS, x), rtol=1e-4, atol=1e-4)
 
 
 def test_torch_weights_have_the_names_and_shapes_of_fresh_ones():
     fresh = jax.eval_shape(SMALL.init, jax.random.key(0), jnp.zeros(DIGITS))
-    loaded = trunk.from_torch(WEIGHTS, SMALL)
+    loaded = trunk.from_torch(WEIGHTS, SMALL, DIGITS)
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (fresh, loaded))
     assert shapes[0] == shapes[1]
 
@@ -237,7 +237,21 @@ def test_torch_weights_have_the_names_and_shapes_of_fresh_ones():
         (None, SMALL, "net.weights: there is no file"),
         (WEIGHTS, nets.Pixels(), "net.weights: Pixels takes no weights"),
         ({"conv1.weight": WEIGHTS["conv1.weight"]}, SMALL, "holds no weights of this network"),
-        (torch_weights(SMALL.layers, 5, 7), SMALL, "holds no weights of this network"),
+        (torch_weights(SMALL.layers, 5, 7), SMALL, r"fc.weight is \(5, 7\), .* \(5, 64\)"),
+        (torch_weights(SMALL.layers, 4, 64), SMALL, r"fc.weight is \(4, 64\), .* \(5, 64\)"),
+        (torch_weights(SMALL.layers, 5, 256), SMALL, "fc.weight is"),  # of images of 16x16
+        (torch_weights(SMALL.layers, 5, 64, channels=3), SMALL, "conv1.weight is"),
+        (torch_weights(((3, 5, 1, 1), *SMALL.layers[1:]), 5, 64), SMALL, "conv1.weight is"),
+        (
+            torch_weights(((6, 3, 1, 1), *SMALL.layers[1:]), 5, 64),
+            SMALL,
+            r"conv1.weight is \(6, 1, 3, 3\)",
+        ),
+        (torch_weights((*SMALL.layers, (4, 1, 1, 0)), 5, 64), SMALL, "this network has no conv3.bias"),
+        (torch_weights(SMALL.layers[:1], 5, 64), SMALL, "there is no conv2.bias"),
+        ({**WEIGHTS, "bn1.weight": np.ones(3)}, SMALL, "this network has no bn1.weight"),
+        ({**WEIGHTS, "fc.bias": np.arange(5)}, SMALL, "fc.bias is int64"),
+        ({**WEIGHTS, "fc.bias": WEIGHTS["fc.bias"] * np.nan}, SMALL, "fc.bias holds NaN"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(weights, net, message, tmp_path):
@@ -245,7 +259,7 @@ def test_weights_that_do_not_fit_are_refused(weights, net, message, tmp_path):
     if weights is not None:
         np.savez(path, **weights)
     with pytest.raises(ValueError, match=message):
-        nets.load_weights(str(path), net)
+        nets.load_weights(str(path), net, DIGITS)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from jax import lax
 
 from knn_jax import augment, checkpoints, config, data, losses, mesh, nets, training, validation
 from knn_jax.defenses import Batch, Defense, basic
@@ -451,6 +452,59 @@ def test_fewer_epochs_than_trained_are_refused(tmp_path, few):
     training.train(softmax_regression(), few, config.Optim(epochs=2), tmp_path)
     with pytest.raises(ValueError, match="trained for 2 epochs, the recipe asks 1"):
         training.train(softmax_regression(), few, config.Optim(epochs=1), tmp_path)
+
+
+def failing(at, value):
+    """A loss that is `value` in the step of that number; None: its gradient is NaN there."""
+    plain = softmax_regression()
+
+    def loss(variables, key, batch):
+        found = plain.loss(variables, key, batch)
+        if value is not None:
+            return jnp.where(batch.step == at, value, found)
+        nothing = jnp.square(variables["b"] - lax.stop_gradient(variables["b"])).sum()
+        return found + jnp.sqrt(nothing + jnp.where(batch.step == at, 0.0, 1.0))
+
+    return plain._replace(loss=loss)
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize(("at", "kept"), [(0, None), (2, 2), (3, 2)])
+def test_a_loss_that_is_no_number_ends_training_after_the_last_good_checkpoint(
+    tmp_path, few, value, at, kept
+):
+    epoch, step = divmod(at, PER_EPOCH)
+    with pytest.raises(ValueError, match=f"the loss of epoch {epoch + 1}, step {step + 1}, ") as error:
+        training.train(failing(at, value), few, config.Optim(epochs=4), tmp_path)
+    assert "\n" not in str(error.value)
+    found = [int(file.name) for file in (tmp_path / "checkpoints").iterdir()]
+    assert found == ([] if kept is None else [kept])
+    if kept:  # and from there one can go on
+        knobs = config.Optim(epochs=2)
+        mended = training.train(softmax_regression(), few, knobs, tmp_path)
+        assert same(mended, training.train(softmax_regression(), few, knobs, tmp_path / "anew"))
+
+
+def test_a_good_loss_after_which_parameters_are_no_numbers_is_not_saved(tmp_path, few):
+    with pytest.raises(ValueError, match=r"parameter.* after epoch 2 is NaN"):
+        training.train(failing(3, None), few, config.Optim(epochs=2), tmp_path)
+    assert [int(file.name) for file in (tmp_path / "checkpoints").iterdir()] == [2]
+
+
+def test_sigterm_saves_nothing_after_a_loss_that_is_no_number(tmp_path, few, monkeypatch):
+    interrupted(monkeypatch, 1)
+    with pytest.raises(ValueError, match="the loss of epoch 1, step 1, "):
+        training.train(failing(0, jnp.nan), few, config.Optim(epochs=1), tmp_path)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_checkpoint_that_holds_nan_is_neither_returned_nor_gone_on_from(tmp_path, few, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_check_finite", lambda *_: None)
+        training.train(failing(1, None), few, config.Optim(epochs=1), tmp_path)
+    for epochs in (1, 2):
+        with pytest.raises(ValueError, match="holds NaN"):
+            training.train(softmax_regression(), few, config.Optim(epochs=epochs), tmp_path)
 
 
 @pytest.mark.parametrize(

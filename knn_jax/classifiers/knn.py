@@ -15,7 +15,14 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_jax import losses, neighbors
-from knn_jax.classifiers.check import Images, Labels, check_images, check_labels, check_like
+from knn_jax.classifiers.check import (
+    Images,
+    Labels,
+    check_alone,
+    check_images,
+    check_labels,
+    check_like,
+)
 from knn_jax.classifiers.decision import NOBODY, Decision
 
 Features = Callable[[Images], Any]  # -> (batch, dim), or a tuple of these
@@ -157,7 +164,7 @@ def knn(
 
     Raises ValueError for images outside [0, 1] or not (row, height, width, channel), labels out of
     range or a class without rows, a k the bank cannot answer, features that are not finite and unknown
-    metrics.
+    metrics. Warns where the features of an image depend on its batch, as in training.
     """
     every = joined(*features) if isinstance(features, Sequence) else joined(features)
     if not (metric in ("l2", "cosine") or isinstance(metric, neighbors.Subspaces)):
@@ -210,6 +217,7 @@ def embedded(features, images, track):
         return neighbors.in_tiles(features, BATCH)(images)
     batches = range(0, len(images), BATCH)
     parts = [_features(features, images[i : i + BATCH]) for i in track(batches)]
+    check_alone(lambda x: _features(features, x), images[:BATCH], parts[0])
     return tuple(jnp.concatenate(bank) for bank in zip(*parts, strict=True))
 
 

@@ -5,11 +5,19 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from knn_jax import neighbors
-from knn_jax.classifiers.check import Images, Labels, check_images, check_top
+from knn_jax.classifiers.check import (
+    Images,
+    Labels,
+    check_alone,
+    check_classes,
+    check_images,
+    check_top,
+)
 from knn_jax.classifiers.decision import Decision
 from knn_jax.classifiers.knn import BATCH, KNN, knn
 
@@ -67,14 +75,18 @@ def network(
     """The network's own decision on images like x, in place of its neighbours'.
 
     With the `labels` of x, attacks may start from these images. It is right where the class is among
-    the `top` largest logits. Raises ValueError unless `logits(x)` is (batch, class), of more classes.
+    the `top` largest logits. Raises ValueError unless `logits(x)` is (batch, class), of more classes
+    than `top` and no fewer than have labels. Warns where the logits of an image depend on its batch, as
+    in training.
     """
     logits = logits if isinstance(logits, Partial) else Partial(logits)
     shape = jax.eval_shape(logits, x[:1]).shape
     if len(shape) != 2:
         raise ValueError(f"logits of shape {shape}: (batch, class) needed")
     check_top(top, shape[1])
+    check_alone(jax.jit(logits), jnp.stack([x[0], 1 - x[0]]))
     pixels = None if labels is None else knn(_flat, x, labels, k=1)
+    check_classes(pixels.classes if pixels else 0, shape[1])
     return Network(logits, shape[1], pixels, top=top)
 
 

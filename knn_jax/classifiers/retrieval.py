@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from knn_jax import neighbors
-from knn_jax.classifiers.check import Images, Labels, check_like, check_top
+from knn_jax.classifiers.check import Images, Labels, check_alone, check_classes, check_like, check_top
 from knn_jax.classifiers.decision import Decision
 from knn_jax.classifiers.knn import BATCH, FAR, KNN, embedded, joined
 
@@ -150,6 +150,13 @@ def retrieval(
     if len(shape) != 2:
         raise ValueError(f"logits of shape {shape}: (batch, class) needed")
     check_top(top, shape[1])
+    check_classes(near.classes, shape[1])
+
+    def among_itself(x):
+        rows = jnp.broadcast_to(x[:, None], (len(x), near.k, x.shape[1]))
+        return answer(x, rows, jnp.zeros(rows.shape[:2]))
+
+    check_alone(jax.jit(among_itself), values[:2])
     return Retrieval(near, embed, answer, values, shape[1], top)
 
 

@@ -16,7 +16,8 @@ def adversarial(
     Starts are uniform in the ball, or for L2 normal with deviation `step_size` in each pixel, as in
     paper 1's code; with eps = 0 the steps are not projected, as there. A pixel is clipped to [0, 1]
     after each step. The ascents use running statistics and leave them as they are (in paper 1's code
-    each moved them); those of the batch are taken once, of the perturbed images.
+    each moved them); those of the batch are taken once, of the perturbed images. An example that only
+    fills the batch has no part in what is ascended, which for some losses depends on all of a batch.
     """
     ball = balls.ball(norm, eps or jnp.inf)
 
@@ -28,7 +29,7 @@ def adversarial(
         )
 
         def total(x):
-            return defense.loss(variables, noise, batch._replace(x=x))
+            return jnp.where(batch.there, defense.loss(variables, noise, batch._replace(x=x)), 0.0)
 
         return ascend(total, batch.clean, batch.clean + delta, ball, steps, step_size)
 

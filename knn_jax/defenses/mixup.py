@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, Key
 
 from knn_jax import losses
 from knn_jax.defenses.basic import basic
@@ -20,7 +21,7 @@ def mixup(net: Any, stages: int) -> Defense:
     def loss(variables, key, batch):
         share, partner, layer = jax.random.split(key, 3)
         share = jax.random.uniform(share)
-        partner = jax.random.permutation(partner, len(batch.y))
+        partner = partners(partner, batch.there)
         layer = jax.random.randint(layer, (), 0, stages)
 
         def between(stage, x):
@@ -31,3 +32,10 @@ def mixup(net: Any, stages: int) -> Defense:
         return share * of[0] + (1 - share) * of[1]
 
     return Defense(net.init, loss, basic(net).logits)
+
+
+def partners(key: Key[Array, ""], there: Bool[Array, " batch"]) -> Int[Array, " batch"]:
+    """A permutation at random that keeps the examples that are there among themselves."""
+    drawn = jax.random.permutation(key, len(there))
+    first = jnp.argsort(~there[drawn], stable=True)
+    return jnp.zeros_like(drawn).at[jnp.argsort(~there, stable=True)].set(drawn[first])

@@ -94,8 +94,9 @@ def retriever(knobs: config.Net) -> config.Net:
     return dataclasses.replace(knobs, name=knobs.name.replace("_racnn", kind))
 
 
-def load_weights(path: str, net: Any) -> Any:
-    """Variables of a trunk from an .npz of PyTorch arrays; ValueError if they are not this net's."""
+def load_weights(path: str, net: Any, shape: tuple[int, ...]) -> Any:
+    """Variables of a trunk for images of `shape` from an .npz of PyTorch arrays; ValueError if they are
+    not this net's."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise ValueError(f"net.weights: there is no file {file}")
@@ -103,7 +104,7 @@ def load_weights(path: str, net: Any) -> Any:
         raise ValueError(f"net.weights: {type(net).__name__} takes no weights")
     try:
         with np.load(file) as arrays:
-            return trunk.from_torch(dict(arrays), net)
+            return trunk.from_torch(dict(arrays), net, shape)
     except (KeyError, ValueError, OSError) as error:
         raise ValueError(f"net.weights: {file} holds no weights of this network ({error})") from error
 

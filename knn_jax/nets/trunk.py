@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -92,8 +93,31 @@ LAYERS = {
 }
 
 
-def from_torch(weights: dict[str, np.ndarray], trunk: Trunk):
-    """Variables of `trunk` from a PyTorch state dict of the same layers (OIHW; C, H, W order)."""
+def from_torch(weights: dict[str, np.ndarray], trunk: Trunk, shape: tuple[int, ...]):
+    """Variables of `trunk` for images of `shape` from a PyTorch state dict of the same layers (OIHW; C,
+    H, W order).
+
+    Raises ValueError for names or shapes that are not this network's, and for what is no finite float.
+    """
+    fresh = jax.eval_shape(trunk.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+    wanted = {}
+    for name, layer in fresh["params"].items():
+        *window, inputs, outputs = layer["kernel"].shape
+        wanted[f"{name}.weight"] = outputs, inputs, *window
+        wanted[f"{name}.bias"] = (outputs,)
+    for name in sorted({*wanted} - {*weights}):
+        raise ValueError(f"there is no {name}")
+    for name in sorted({*weights} - {*wanted}):
+        if "." in name:  # a layer's; a loss may have left numbers of its own, such as a temperature
+            raise ValueError(f"this network has no {name}")
+    for name, expected in wanted.items():
+        array = weights[name]
+        if array.shape != expected:
+            raise ValueError(f"{name} is {array.shape}, and this network's is {expected}")
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ValueError(f"{name} is {array.dtype}: floats needed")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds NaN or infinite numbers")
     params = {}
     for number in range(1, len(trunk.layers) + 1):
         kernel = np.transpose(weights[f"conv{number}.weight"], (2, 3, 1, 0))
@@ -104,4 +128,4 @@ def from_torch(weights: dict[str, np.ndarray], trunk: Trunk):
     kernel = weights["fc.weight"].reshape(classes, channels, side, side)
     kernel = np.transpose(kernel, (2, 3, 1, 0)).reshape(features, classes)
     params["fc"] = {"kernel": kernel, "bias": weights["fc.bias"]}
-    return {"params": {k: {n: jnp.asarray(v) for n, v in p.items()} for k, p in params.items()}}
+    return {"params": jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), params)}
