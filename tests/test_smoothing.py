@@ -86,7 +86,7 @@ def test_radii_worked_by_hand():
     is that of the first counts, whatever the others say."""
     chosen = np.array([[60, 40, 0], [60, 40, 0], [40, 60, 0]])
     tested = np.array([[100, 0, 0], [33, 67, 0], [100, 0, 0]])
-    found = smoothing.certified(chosen, tested, 0.5, 0.001)
+    found = smoothing.certified(chosen, tested, 100, 0.5, 0.001)
     np.testing.assert_array_equal(found.predict, [0, ABSTAIN, ABSTAIN])
     expected = 0.5 * stats.norm.ppf(0.001**0.01)
     np.testing.assert_allclose(found.radius, [expected, 0, 0], rtol=1e-9)
