@@ -17,6 +17,7 @@ from knn_jax.neighbors import Sharded
 
 HELD = 100  # images whose Jacobians are held at once, as all activations of a network
 HIGHEST = lax.Precision.HIGHEST
+LITTLE = 2.0**-16  # of a vector, which float32 cannot tell from none
 DOUBT = 1e-6  # probability that a Jacobian's norm is farther off than the tolerance
 
 
@@ -83,7 +84,11 @@ def _jacobian_norm(features, x, steps):
         _, forward = jax.linearize(features, x)
         transpose = jax.linear_transpose(forward, x)
         each = jax.vmap(lambda place: jax.random.fold_in(jax.random.key(0), place))(place)
-        start = jax.vmap(lambda key: jax.random.normal(key, (math.prod(x.shape[1:]),), x.dtype))(each)
+
+        def drawn(number):
+            """The start, or what an iteration goes on with that has come to its end."""
+            keys = jax.vmap(lambda key: jax.random.fold_in(key, number))(each)
+            return jax.vmap(lambda key: jax.random.normal(key, (x[0].size,), x.dtype))(keys)
 
         def product(v):
             """J'J v of flat v."""
@@ -99,16 +104,17 @@ def _jacobian_norm(features, x, steps):
             v, basis, matrix = state
             basis = basis.at[:, number].set(v)
             after = product(v)
-            own = jnp.einsum("bd,bd->b", v, after, precision=HIGHEST)
+            own, whole = jnp.einsum("bd,bd->b", v, after, precision=HIGHEST), _unit(after)[1]
             after, length = _unit(apart(apart(after, basis), basis))
-            after, _ = _unit(apart(after, basis))  # of what is left where all was in the basis
+            ended = length <= LITTLE * whole  # nothing but rounding is left
+            new = _unit(apart(apart(drawn(number + 1), basis), basis))[0]
             matrix = matrix.at[:, number, number].set(own)
-            matrix = matrix.at[:, number + 1, number].set(length, mode="drop")
-            return after, basis, matrix
+            matrix = matrix.at[:, number + 1, number].set(jnp.where(ended, 0.0, length), mode="drop")
+            return jnp.where(ended[:, None], new, after), basis, matrix
 
-        basis = jnp.zeros((len(x), steps, start.shape[1]), x.dtype)
+        basis = jnp.zeros((len(x), steps, x[0].size), x.dtype)
         matrix = jnp.zeros((len(x), steps, steps), x.dtype)  # tridiagonal, its lower half
-        _, _, matrix = lax.fori_loop(0, steps, step, (_unit(start)[0], basis, matrix))
+        _, _, matrix = lax.fori_loop(0, steps, step, (_unit(drawn(0))[0], basis, matrix))
         largest = jnp.linalg.eigvalsh(matrix, UPLO="L", symmetrize_input=False)[:, -1]
         return jnp.sqrt(jnp.maximum(largest, 0.0))
 

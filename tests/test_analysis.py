@@ -100,26 +100,26 @@ def test_the_jacobian_norm_of_a_linear_map_grows_to_its_norm_from_below():
 @pytest.mark.parametrize("pixel", [0, 326, 783])
 @pytest.mark.parametrize("rest", [1.0, 0.0], ids=["ones", "zeros"])
 def test_a_single_stretched_pixel_is_found(pixel, rest):
-    """All of 20 images, by a start of their own; at 326 one start for all has next to nothing."""
-    scale = jnp.full(784, rest).at[pixel].set(5.0)
-    x = jax.random.uniform(jax.random.key(2), (20, 28, 28, 1))
+    """All of 90 images, by a start of their own; at 326 one start for all has next to nothing."""
+    scale = jnp.full((1, 784), rest).at[0, pixel].set(5.0)
+    x = jax.random.uniform(jax.random.key(2), (90, 28, 28, 1))
     found = analysis.jacobian_norm(Partial(lambda scale, x: scale * flat(x), scale), x)
     np.testing.assert_allclose(found, 5, rtol=1e-5)
 
 
 def test_it_keeps_what_it_promises_where_singular_values_lie_close():
-    """600 of them evenly from 4 to 5, turned; one in a million starts may be farther off than told."""
+    """300 of them evenly from 4 to 5, turned; one in a million starts may be farther off than told."""
     rng = np.random.default_rng(0)
-    turn = np.linalg.qr(rng.normal(size=(600, 600)))[0]
-    matrix = jnp.asarray(turn * np.linspace(4, 5, 600), jnp.float32)
+    turn = np.linalg.qr(rng.normal(size=(300, 300)))[0]
+    matrix = jnp.asarray(turn * np.linspace(4, 5, 300), jnp.float32)
     features = Partial(lambda m, x: flat(x) @ m, matrix)
-    x = jnp.zeros((50, 20, 30, 1))
+    x = jnp.zeros((30, 15, 20, 1))
     few, some = (np.asarray(analysis.jacobian_norm(features, x, tolerance=t)) for t in (0.1, 0.01))
     for found, tolerance in ((few, 0.1), (some, 0.01)):
         assert (found <= 5 * (1 + 1e-5)).all()
         assert (found >= 5 * (1 - tolerance)).all()
     assert few.mean() < some.mean()
-    assert len(np.unique(few)) > 40  # each image has a start of its own
+    assert len(np.unique(few)) > 20  # each image has a start of its own
 
 
 @pytest.mark.parametrize("tolerance", [0.3, 0.1, 0.01, 0.001])

@@ -150,7 +150,7 @@ def _programs(bank, relative, box, query, absolute, w, pool, there):
     normal = w[:, :, :, None] - z[:, None, None]
     lengths = jnp.sum(jnp.square(normal), -1)
     margin = cells.margin(to_w, to_z, lengths, relative, absolute[:, None, None, None])
-    push = 1.25 * margin + TOLERANCE * jnp.sqrt(lengths * to_w)
+    push = 1.25 * margin + TOLERANCE * jnp.sqrt(lengths) * jnp.sqrt(to_w)
     low, high = _edges(box)
     flat = *there.shape[:2], -1
     ends = *there.shape[:2], bank.shape[1]

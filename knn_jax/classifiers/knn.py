@@ -154,8 +154,8 @@ def knn(
     function with parameters as `jax.tree_util.Partial(function, parameters)`: they then stay arguments
     of compiled programs instead of constants in them. By the `metric` cosine features are divided by
     their length first: distances of unit vectors have its order; `neighbors.Subspaces(2)` adds the
-    distances in two halves of the features. `names` of the taps are used in errors; `track` wraps the range of
-    batches, for a progress bar.
+    distances in two halves of the features. `names` of the taps are used in errors; `track` wraps the
+    range of batches, for a progress bar.
 
     Raises ValueError for images outside [0, 1] or not (row, height, width, channel), labels out of
     range or a class without rows, a k the bank cannot answer, features that are not finite and unknown

@@ -1,0 +1,188 @@
+"""What bounds allow for: rows left out, float32's rounding, rounded features. Each factor is needed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from points import images
+
+from knn_jax import certificates, classifiers, neighbors
+from knn_jax.certificates import bisectors, cells, sides
+
+pytestmark = pytest.mark.usefixtures("quick")
+exactly = [certificates.margin, certificates.voronoi]
+both = pytest.mark.parametrize("certify", exactly, ids=["margin", "voronoi"])
+HIGH = 64  # dimensions, of which float32's sums are rounded
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Pixels are not rounded, so that nothing is allowed for but the certificate's own arithmetic."""
+    monkeypatch.setattr(sides, "FEATURE_ERROR", 0.0)
+    jax.clear_caches()
+    yield
+    monkeypatch.undo()
+    jax.clear_caches()
+
+
+# Rows left out.
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_rows_that_voronoi_leaves_out_are_counted_at_their_least(k):
+    """On a line, with as few rows looked at as can be; the vote is scanned in float64. Rows of other
+    classes on the side of the nearest own row have far bisectors, and others behind have not."""
+    rng, scan = np.random.default_rng(k), np.linspace(0, 1, 2001)
+    left_out = certified = 0
+    for _ in range(30):
+        rows = np.round(rng.uniform(size=24), 3).astype(np.float32)
+        labels = np.concatenate([np.zeros(8, int), np.ones(16, int)])
+        model = classifiers.knn(None, images(rows[:, None]), jnp.asarray(labels, jnp.int32), k=k)
+        x = np.concatenate([rows[:8], (rows[:8] + 0.01).clip(0, 1)])[:, None]
+        y = jnp.zeros(16, jnp.int32)
+        few, every = (
+            np.asarray(certificates.voronoi(model, images(x), y, own=n, other=n)) for n in (1, 24)
+        )
+        order = np.argsort(np.abs(scan[:, None] - rows.astype(np.float64)), 1, kind="stable")[:, :k]
+        lost = scan[labels[order].mean(1) > 0.5]
+        truth = np.abs(lost[None] - x.astype(np.float64)).min(1)
+        assert (few <= truth).all()
+        assert (every <= truth).all()
+        left_out += (few < every - 1e-3).sum()
+        certified += (few > 0).sum()
+    assert left_out > 10
+    assert certified > 20
+
+
+def test_a_row_left_out_behind_the_image_decides():
+    """At .32 behind it, where those looked at are .3 and .31 before, behind the own row at .1."""
+    rows, labels = [0.6, 0.8, 0.81, 0.18], [0, 1, 1, 1]
+    model = classifiers.knn(None, images(np.array(rows)[:, None]), jnp.array(labels), k=1)
+    x, y = images([[0.5]]), jnp.array([0])
+    found = certificates.voronoi(model, x, y, own=1, other=1)
+    np.testing.assert_allclose(found, [(0.31 - 0.1) / 2], atol=1e-4)
+    assert found[0] < (0.32 - 0.1) / 2
+
+
+# Rounding of the certificate's own arithmetic.
+
+
+def bisected(x, own, other):
+    """The distance to the bisector of two rows, in float64, of class 0 at `own`."""
+    x, own, other = (np.asarray(points, np.float64) for points in (x, own, other))
+    lead = np.sum((x - other) ** 2, -1) - np.sum((x - own) ** 2, -1)
+    return np.maximum(lead / (2 * np.linalg.norm(own - other, axis=-1)), 0)
+
+
+def pairs(kind, rng):
+    """Two rows and points, in float32, at which one thing is rounded most."""
+    rows = rng.uniform(size=(2, HIGH))
+    x = rng.uniform(size=(64, HIGH))
+    if kind == "near the bisector":
+        middle, normal = rows.mean(0), rows[0] - rows[1]
+        x -= ((x - middle) @ normal)[:, None] * normal / (normal @ normal)
+        x = (x + 1e-4 * rng.uniform(size=(64, 1)) * normal).clip(0, 1)
+    if kind == "rows close together":
+        rows[1] = rows[0] + 1e-3 * rng.normal(size=HIGH)
+    if kind == "in line":
+        x = rows[0] + rng.uniform(-0.2, 0.45, size=(64, 1)) * (rows[1] - rows[0])
+    return rows.clip(0, 1).astype(np.float32), x.clip(0, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["near the bisector", "rows close together", "in line"])
+@both
+def test_rounding_alone_is_allowed_for(alone, certify, kind):
+    rng, certified = np.random.default_rng(0), 0
+    for _ in range(12):
+        rows, x = pairs(kind, rng)
+        model = classifiers.knn(None, images(rows), jnp.array([0, 1]), k=1)
+        radius = np.asarray(certify(model, images(x), jnp.zeros(64, jnp.int32)), np.float64)
+        truth = bisected(x, *rows)
+        assert (radius <= truth).all()
+        certified += (radius > 0.9 * truth - 1e-6).sum()
+    assert certified > 100 or kind != "in line"
+
+
+@pytest.mark.parametrize("kind", ["near the bisector", "rows close together", "in line"])
+def test_rounding_alone_is_allowed_for_in_first_bounds(alone, kind):
+    """Of cells, by matmuls about the origin, whose rounding is that of norms."""
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        rows, x = pairs(kind, rng)
+        model = classifiers.knn(None, images(rows), jnp.array([0, 1]), k=1)
+        y, query = jnp.zeros(64, jnp.int32), jnp.asarray(x)
+        own = neighbors.search(query, jnp.asarray(rows), 1, labels=model.labels, only=y)
+        norms = jnp.sum(jnp.square(model.banks[0]), -1)
+        relative = neighbors.rounding(model.banks[0])
+        bound = bisectors.every_cell(model, norms, relative, query, y, own)
+        assert np.isinf(bound[:, 0]).all()
+        assert (np.asarray(bound[:, 1], np.float64) <= bisected(x, *rows)).all()
+
+
+@pytest.mark.parametrize("kind", ["near the bisector", "rows close together", "in line"])
+def test_rounding_alone_is_allowed_for_in_the_exact_radius(alone, kind):
+    """Also of what the vote measures: the upper end is a point that loses it in float64."""
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        rows, x = pairs(kind, rng)
+        model = classifiers.knn(None, images(rows), jnp.array([0, 1]), k=1)
+        found = certificates.exact(model, images(x), jnp.zeros(64, jnp.int32))
+        truth = bisected(x, *rows)
+        assert (np.asarray(found.lower, np.float64) <= truth).all()
+        crossed = np.asarray(found.upper, np.float64) > 0
+        assert (np.asarray(found.upper, np.float64) >= truth)[crossed].all()
+        apart = np.linalg.norm(np.asarray(found.point, np.float64)[:, None] - rows, axis=-1)
+        assert (apart[:, 1] <= apart[:, 0])[crossed].all()
+
+
+@pytest.mark.parametrize(("high", "step"), [(1.0, [0.3, 0.4]), (0.38, [0.196 / 0.6, 0.38])])
+def test_weights_prove_no_more_than_the_shortest_step(high, step):
+    """Into .6 d1 + .8 d2 >= .5, without and with an edge in the way: none does, and the best does."""
+    weight = jnp.linspace(0, 3, 3001)[:, None]
+    cell = cells.Cell(
+        normal=jnp.broadcast_to(jnp.array([[[0.6, 0.8]]]), (3001, 1, 2)),
+        lead=jnp.full((3001, 1), 0.5),
+        there=jnp.ones((3001, 1), bool),
+        low=jnp.full((3001, 2), -1.0),
+        high=jnp.full((3001, 2), high),
+    )
+    nothing = jnp.zeros((3001, 1))
+    proven = cells.radius(cell, weight, nothing, nothing, 0.0)
+    assert proven.max() <= np.linalg.norm(step) * (1 + 1e-6)
+    np.testing.assert_allclose(proven.max(), np.linalg.norm(step), rtol=1e-4)
+    first = cells.Cell(*(leaf[:1] for leaf in cell))
+    np.testing.assert_allclose(cells.step(first, cells.solve(first)), [step], rtol=1e-4)
+    less = cells.radius(cell, weight, nothing + 2, nothing + 1, 1e-3)  # of squared distances 2 and 1
+    reach = np.asarray(proven, np.float64)
+    here = 2 + 1 + (2**0.5 + reach) ** 2 + (1 + reach) ** 2
+    assert (less[1:] < proven[1:]).all()
+    lost = np.asarray(cells.loss(cell, weight), np.float64)
+    length = np.linalg.norm(np.asarray(cells.step(cell, weight), np.float64), axis=1)
+    wrong = np.asarray(weight[:, 0], np.float64) * (here / 2 + length) + 2 * lost
+    expected = np.sqrt(np.maximum(reach**2 - 2e-3 * wrong, 0))
+    np.testing.assert_allclose(less, expected, atol=2e-3)
+
+
+# Rounded features.
+
+GRID = 2.0**-19  # twice FEATURE_ERROR
+
+
+def rounded(x):
+    """Pixels on a grid, so that each feature is wrong by up to GRID / 2, of a largest norm of 1."""
+    return jnp.round(x.reshape(len(x), -1) / GRID) * GRID
+
+
+@pytest.mark.parametrize("certify", [*exactly, lambda *a, **k: certificates.exact(*a, **k).lower])
+def test_what_features_are_rounded_by_is_allowed_for(certify):
+    """Between rows at 0 and 1 the vote changes at half a grid step below .5; the points are just below
+    what is rounded down."""
+    model = classifiers.knn(rounded, images([[0.0], [1.0]]), jnp.array([0, 1]), k=1)
+    steps = np.arange(1, 40)
+    x = (0.5 - (steps - 0.49) * GRID).astype(np.float32)[:, None]
+    radius = np.asarray(certify(model, images(x), jnp.zeros(39, jnp.int32), lipschitz=1.0), np.float64)
+    change = np.float32(0.5 - 0.49 * GRID)  # is rounded to .5, where both rows are as near
+    change = max(change, np.nextafter(np.float32(0.5 - 0.5 * GRID), np.float32(1)))
+    assert rounded(jnp.full((1, 1), change))[0, 0] == 0.5
+    assert (radius < 0.5 - 0.5 * GRID - x[:, 0].astype(np.float64) + 1e-12).all()
+    assert (radius > 0).any()
