@@ -188,6 +188,25 @@ def test_it_works_inside_the_callers_jit_and_on_one_image(certify, digits):
     np.testing.assert_allclose(certify(model, x[3:4], y[3:4]), whole[3:4], atol=1e-6)
 
 
+@both
+def test_only_of_the_inputs_themselves_a_constant_is_known(certify):
+    """Whatever features happen to be equal to them; through `jit` too, and no less than 1."""
+    rows, x, y = images([[0.2, 0.2], [0.8, 0.8]]), images([[0.3, 0.4]]), jnp.array([0])
+    inputs, features = (
+        classifiers.knn(f, rows, jnp.array([0, 1]), k=1)
+        for f in (None, Partial(scaled, jnp.float32(1)))
+    )
+    radius = certify(inputs, x, y)
+    np.testing.assert_array_equal(certify(features, x, y, lipschitz=1.0), radius)
+    np.testing.assert_allclose(jax.jit(certify)(inputs, x, y), radius, rtol=1e-6)
+    with pytest.raises(ValueError, match="lipschitz=None: give the L2 Lipschitz constant"):
+        certify(features, x, y)
+    with pytest.raises(ValueError, match=r"lipschitz=0.5: that of the inputs themselves is 1"):
+        certify(inputs, x, y, lipschitz=0.5)
+    with pytest.raises(ValueError, match=r"lipschitz=1e-46"):  # 0 in float32
+        certify(features, x, y, lipschitz=1e-46)
+
+
 TWO_ROWS = classifier([[0.2, 0.2], [0.8, 0.8]], [0, 1])
 TWO_TAPS = classifiers.knn([TWO_ROWS.first] * 2, TWO_ROWS.images, TWO_ROWS.labels, k=1)
 UNIT = classifiers.knn(TWO_ROWS.first, TWO_ROWS.images, TWO_ROWS.labels, k=1, metric="cosine")

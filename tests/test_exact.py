@@ -1,6 +1,7 @@
 """The exact radius against a solver, closed forms, bounds and attacks."""
 
 import dataclasses
+import functools
 import sys
 
 import jax
@@ -188,6 +189,28 @@ def test_in_features_it_is_divided_by_their_lipschitz_constant(digits, solved):
     np.testing.assert_allclose(found.lower, solved[0].lower, atol=2e-4)
     np.testing.assert_allclose(found.upper, solved[0].upper, atol=2e-4)
     np.testing.assert_allclose(found.point, 1000 * solved[0].point, atol=5)
+
+
+def test_without_a_constant_it_is_the_radius_in_the_space_of_the_features():
+    rows, labels, x = np.array([[0.2, 0.5], [0.8, 0.5]]), [0, 1], np.array([[0.3, 0.5]])
+    brackets(solve(rows, labels, x, [0], scale=10.0), 2.0)
+    brackets(solve(rows, labels, x, [0], scale=10.0, lipschitz=10.0), 0.2)
+
+
+def test_a_box_is_around_prototypes_too_that_lie_among_pixels():
+    """Row of class 0 at (.5, .5), of class 1 at (0, 1), and of 0 at (1, 0), of images at corners."""
+    x = np.array([[0.0, 0.0], [1.0, 1.0]], np.float32)
+    samples = classifiers.knn(None, images(x), jnp.array([0, 1]), k=1)
+    rows = jnp.array([[[0.5, 0.5], [1.0, 0.0]], [[0.0, 1.0], [0.1, 1.0]]])
+    model = classifiers.prototypes(samples, rows)
+    found = jax.jit(functools.partial(certificates.exact, box=True))(
+        model, images(x[:1]), jnp.array([0], jnp.int32)
+    )
+    truth = by_solver(x[0], rows.reshape(4, 2), [0, 0, 1, 1], 0, True)
+    brackets(jax.tree.map(np.asarray, found), truth)
+    features = dataclasses.replace(model, on_inputs=False)
+    with pytest.raises(ValueError, match=r"box=True is for a classifier on the inputs themselves"):
+        certificates.exact(features, images(x[:1]), jnp.array([0], jnp.int32), box=True)
 
 
 def test_rounding_never_certifies_more_than_the_exact_distance():

@@ -72,6 +72,25 @@ def test_features_whose_squares_are_no_numbers_have_no_radius(digits, scale, k):
         nothing_is_known(radii(model, rows[:6], y))
 
 
+@pytest.mark.parametrize("scale", [1e20, 1e-25])
+def test_whatever_the_search_can_measure_of_them(monkeypatch, digits, scale):
+    """Here it goes by features of another size: what is allowed for their rounding is not known yet."""
+    rows, labels = digits
+    size = jnp.float32(1 / scale)
+
+    def able(query, bank, k, **options):
+        found = search(size * query, size * bank, k, **options)
+        return neighbors.Neighbors(found.distance / size, found.index)
+
+    search = neighbors.search
+    model = classifiers.knn(lambda x: jnp.float32(scale) * x.reshape(len(x), -1), rows, labels, k=1)
+    monkeypatch.setattr(neighbors, "search", able)
+    jax.clear_caches()
+    nothing_is_known(radii(model, rows[:6], labels[:6]))
+    monkeypatch.undo()
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("largest", [sides.LEAST, sides.MOST], ids=["least", "most"])
 @pytest.mark.parametrize("k", [1, 3])
 def test_up_to_these_norms_radii_are_those_of_any_other_scale(digits, largest, k):
@@ -218,16 +237,16 @@ def test_bounds_agree_with_the_vote_on_ties(k, classes):
             assert (given == y)[radius > 0].all()
             assert (radius <= nearest).all()
             certified += (radius > 0).sum()
-    assert certified > 0 or k == 4  # which takes three of four rows
+    assert certified > 0 or k % 2 == 0  # which may take all of the nearest rows
 
 
-@pytest.mark.parametrize(("k", "classes"), [(1, 3), (3, 2), (3, 4), (5, 2)])
+@pytest.mark.parametrize(("k", "classes"), [(1, 3), (3, 2), (3, 4)])
 def test_the_exact_radius_agrees_with_the_vote_on_ties(monkeypatch, k, classes):
     """It is 0 where the vote is wrong, nowhere else is its upper end, and there the vote is wrong."""
-    for name, value in (("OPEN", 64), ("RIVALS", 12), ("ENDS", 4), ("WORK", 8)):
+    for name, value in (("OPEN", 64), ("RIVALS", 12), ("ENDS", 4), ("WORK", 4)):
         monkeypatch.setattr(sets, name, value)
     model = on_a_grid(k, classes, 1)
-    x, given, y = asked(model, classes)
+    x, given, y = (leaf[::3] for leaf in asked(model, classes))
     found = certificates.exact(model, images(x), jnp.asarray(y), box=True)
     lower, upper, closed, point = (np.asarray(leaf) for leaf in found)
     assert (lower <= nearest_other(model, x, y)).all()
