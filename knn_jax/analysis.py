@@ -56,7 +56,7 @@ def jacobian_norm(
     By Lanczos iteration with J'J, each image from a start of its own. What comes back is never above
     the norm but for rounding, and below it by at most `tolerance`, relative to it, with probability
     1 - 1e-6 over the start, whatever the Jacobian: as many steps are taken as that needs (Kuczynski &
-    Wozniakowski 1992), 63 for the default on 28x28 pixels, but no more than pixels or `steps`. Fewer
+    Wozniakowski 1992), 64 for the default on 28x28 pixels, but no more than pixels or `steps`. Fewer
     `steps` leave a lower bound without that promise. The starts are drawn by the image's place in the
     batch and always the same. A step is one pass forward and one backward, of which as many numbers are
     kept as an image has. NaN where the features are no numbers.

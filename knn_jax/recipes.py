@@ -142,7 +142,7 @@ def bank(
     if certifiable(recipe):
         features = Partial(_precisely, features)
     return classifiers.knn(
-        None if recipe.net.name == "pixels" else features,
+        None if recipe.net.name == "pixels" and len(layers) == 1 else features,
         images,
         labels,
         k=recipe.classifier.k,
