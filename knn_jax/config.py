@@ -342,8 +342,8 @@ class Analyze:
     """Test images, from the first, whose local dimension and Jacobian norm are measured; 0: none."""
     neighbors: int = 3000
     """Nearest rows that the local dimension is estimated from."""
-    steps: int = 40
-    """Of the power iteration for the Jacobian norm, at most."""
+    steps: int = 100
+    """Lanczos steps for the Jacobian norm, at most: 64 know it to 1% on MNIST, 66 on CIFAR-10."""
     credibility: int = 0
     """Test images whose credibility is compared to adversarial, turned and noise images'; 0: none."""
     points: int = 0

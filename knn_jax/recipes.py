@@ -139,8 +139,10 @@ def bank(
     metric = recipe.classifier.metric
     images, labels = _rows(recipe, dataset)
     features = nets.features(*net, layers, (1, *images.shape[1:]))
+    if certifiable(recipe):
+        features = Partial(_precisely, features)
     return classifiers.knn(
-        Partial(_precisely, features) if certifiable(recipe) else features,
+        None if recipe.net.name == "pixels" and len(layers) == 1 else features,
         images,
         labels,
         k=recipe.classifier.k,

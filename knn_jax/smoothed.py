@@ -44,7 +44,7 @@ def certify(recipe: Config, defended: Defended, folder: Path) -> dict[str, Any]:
 
     outcome = chunks.outcome(one, f"smoothing by {knobs.smoothing:g}")
     counts = outcome.arrays["chosen"], outcome.arrays["tested"]
-    found = certified(*counts, knobs.smoothing, knobs.alpha)
+    found = certified(*counts, knobs.samples, knobs.smoothing, knobs.alpha)
     labels = defended.dataset.test.labels[:images]
     with whole(folder / "smoothing.tsv") as scratch:
         scratch.write_text(_lines(found, labels, outcome.seconds / images))

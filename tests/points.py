@@ -19,7 +19,7 @@ def images(points):
 
 
 def classifier(rows, labels, k=1, scale=1.0):
-    features = Partial(scaled, jnp.float32(scale))
+    features = None if scale == 1 else Partial(scaled, jnp.float32(scale))
     return classifiers.knn(features, images(rows), jnp.asarray(labels, jnp.int32), k=k)
 
 

@@ -84,7 +84,7 @@ def test_margin_below_voronoi_below_the_exact_distance_below_the_attack():
 @pytest.mark.parametrize("k", [1, 5])
 def test_no_attack_on_the_digits_comes_below_a_certificate(digits, k):
     (rows, labels), (x, y) = digits
-    model = classifiers.knn(Partial(scaled, jnp.float32(1)), rows, labels, k=k)
+    model = classifiers.knn(None, rows, labels, k=k)
     margin, voronoi = certificates.margin(model, x, y), certificates.voronoi(model, x, y)
     found = attacks.minimum_norm(jax.random.key(0), model, x, y, steps=8, starts=2, refresh=4)
     assert found.success.all()
@@ -127,7 +127,7 @@ def test_radii_in_features_are_divided_by_their_lipschitz_constant(certify, digi
     plain, large = (
         classifiers.knn(Partial(scaled, jnp.float32(s)), rows, labels, k=1) for s in (1, 1000)
     )
-    radius = np.asarray(certify(plain, x, y))
+    radius = np.asarray(certify(plain, x, y, lipschitz=1.0))
     np.testing.assert_allclose(certify(plain, x, y, lipschitz=4.0), radius / 4, rtol=1e-6)
     np.testing.assert_allclose(certify(large, x, y, lipschitz=1000.0), radius, atol=1e-4)
 
@@ -155,7 +155,7 @@ def test_rounding_never_certifies_more_than_the_exact_distance(certify):
 @pytest.mark.parametrize("k", [1, 3])
 def test_a_wrong_class_has_no_radius(certify, digits, k):
     (rows, labels), (x, y) = digits
-    model = classifiers.knn(Partial(scaled, jnp.float32(1)), rows, labels, k=k)
+    model = classifiers.knn(None, rows, labels, k=k)
     wrong = (model.predict(x) + 1 + y % 9) % 10
     np.testing.assert_array_equal(certify(model, x, wrong), np.zeros(12))
 
@@ -170,7 +170,7 @@ def test_a_vote_that_cannot_change_has_an_infinite_radius(certify):
 
 def test_more_rows_only_raise_the_voronoi_radius(digits):
     (rows, labels), (x, y) = digits
-    model = classifiers.knn(Partial(scaled, jnp.float32(1)), rows, labels, k=1)
+    model = classifiers.knn(None, rows, labels, k=1)
     sizes = [(1, 1), (8, 16), (8, 200), (200, 200)]
     radii = [np.asarray(certificates.voronoi(model, x, y, own=a, other=b)) for a, b in sizes]
     for fewer, more in itertools.pairwise(radii):
@@ -182,10 +182,29 @@ def test_more_rows_only_raise_the_voronoi_radius(digits):
 @both
 def test_it_works_inside_the_callers_jit_and_on_one_image(certify, digits):
     (rows, labels), (x, y) = digits
-    model = classifiers.knn(Partial(scaled, jnp.float32(1)), rows, labels, k=1)
+    model = classifiers.knn(None, rows, labels, k=1)
     whole = certify(model, x, y)
     np.testing.assert_allclose(jax.jit(certify)(model, x, y), whole, atol=1e-6)
     np.testing.assert_allclose(certify(model, x[3:4], y[3:4]), whole[3:4], atol=1e-6)
+
+
+@both
+def test_only_of_the_inputs_themselves_a_constant_is_known(certify):
+    """Whatever features happen to be equal to them; through `jit` too, and no less than 1."""
+    rows, x, y = images([[0.2, 0.2], [0.8, 0.8]]), images([[0.3, 0.4]]), jnp.array([0])
+    inputs, features = (
+        classifiers.knn(f, rows, jnp.array([0, 1]), k=1)
+        for f in (None, Partial(scaled, jnp.float32(1)))
+    )
+    radius = certify(inputs, x, y)
+    np.testing.assert_array_equal(certify(features, x, y, lipschitz=1.0), radius)
+    np.testing.assert_allclose(jax.jit(certify)(inputs, x, y), radius, rtol=1e-6)
+    with pytest.raises(ValueError, match="lipschitz=None: give the L2 Lipschitz constant"):
+        certify(features, x, y)
+    with pytest.raises(ValueError, match=r"lipschitz=0.5: that of the inputs themselves is 1"):
+        certify(inputs, x, y, lipschitz=0.5)
+    with pytest.raises(ValueError, match=r"lipschitz=1e-46"):  # 0 in float32
+        certify(features, x, y, lipschitz=1e-46)
 
 
 TWO_ROWS = classifier([[0.2, 0.2], [0.8, 0.8]], [0, 1])
@@ -221,8 +240,6 @@ def test_voronoi_needs_a_row_of_each_side(arguments):
 def test_a_class_without_a_majority_has_no_radius():
     """3 rows of class 0 are no 4 of 7, though `other` is more than there are of the rest."""
     x = jnp.linspace(0, 1, 10).reshape(-1, 1, 1, 1)
-    model = classifiers.knn(
-        lambda z: z.reshape(len(z), -1), x, (jnp.arange(10) > 2).astype(jnp.int32), k=7
-    )
+    model = classifiers.knn(None, x, (jnp.arange(10) > 2).astype(jnp.int32), k=7)
     found = certificates.voronoi(model, x[:3], jnp.zeros(3, jnp.int32), own=4, other=8)
     np.testing.assert_array_equal(found, np.zeros(3))

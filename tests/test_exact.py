@@ -18,7 +18,6 @@ from knn_jax.certificates import sides
 
 pytestmark = pytest.mark.usefixtures("quick")
 boxes = pytest.mark.parametrize("box", [False, True], ids=["free", "box"])
-PIXELS = Partial(scaled, jnp.float32(1))
 ROWS, DIM, IMAGES, CLASSES = 40, 5, 20, 3  # of what is compiled for all points
 
 
@@ -54,7 +53,7 @@ def digits(quick):
     bunch = load_digits()
     x = jnp.asarray(bunch.images[:110, ..., None] / 16, jnp.float32)
     y = jnp.asarray(bunch.target[:110], jnp.int32)
-    return classifiers.knn(PIXELS, x[:70], y[:70], k=1), x[70:], y[70:]
+    return classifiers.knn(None, x[:70], y[:70], k=1), x[70:], y[70:]
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +138,7 @@ def test_planted_rows_are_found(digits):
     planted = x[:6] + jnp.where(x[:6] > 0.5, -0.025, 0.025)
     bank = jnp.concatenate([x[:6], planted, model.images[12:]])
     labels = jnp.concatenate([y[:6], (y[:6] + 1) % 10, model.labels[12:]])
-    model = classifiers.knn(PIXELS, bank, labels, k=1)
+    model = classifiers.knn(None, bank, labels, k=1)
     for box in (False, True):
         found = certificates.exact(model, x, y, box=box)
         brackets(certificates.Exact(*(leaf[:6] for leaf in found)), np.full(6, 0.1), rtol=2e-3)
@@ -166,7 +165,7 @@ def test_bounds_below_it_and_attacks_above_it(digits, solved):
 def test_the_point_in_the_box_fools_the_classifier(digits, solved):
     model, x, y = digits
     image = solved[1].point.reshape(x.shape)
-    assert (model.margin(image, y) <= 0).all()
+    assert not model.right(image, y).any()
 
 
 def test_each_image_has_its_own_answer(digits, solved):
@@ -190,6 +189,28 @@ def test_in_features_it_is_divided_by_their_lipschitz_constant(digits, solved):
     np.testing.assert_allclose(found.lower, solved[0].lower, atol=2e-4)
     np.testing.assert_allclose(found.upper, solved[0].upper, atol=2e-4)
     np.testing.assert_allclose(found.point, 1000 * solved[0].point, atol=5)
+
+
+def test_without_a_constant_it_is_the_radius_in_the_space_of_the_features():
+    rows, labels, x = np.array([[0.2, 0.5], [0.8, 0.5]]), [0, 1], np.array([[0.3, 0.5]])
+    brackets(solve(rows, labels, x, [0], scale=10.0), 2.0)
+    brackets(solve(rows, labels, x, [0], scale=10.0, lipschitz=10.0), 0.2)
+
+
+def test_a_box_is_around_prototypes_too_that_lie_among_pixels():
+    """Row of class 0 at (.5, .5), of class 1 at (0, 1), and of 0 at (1, 0), of images at corners."""
+    x = np.array([[0.0, 0.0], [1.0, 1.0]], np.float32)
+    samples = classifiers.knn(None, images(x), jnp.array([0, 1]), k=1)
+    rows = jnp.array([[[0.5, 0.5], [1.0, 0.0]], [[0.0, 1.0], [0.1, 1.0]]])
+    model = classifiers.prototypes(samples, rows)
+    found = jax.jit(functools.partial(certificates.exact, box=True))(
+        model, images(x[:1]), jnp.array([0], jnp.int32)
+    )
+    truth = by_solver(x[0], rows.reshape(4, 2), [0, 0, 1, 1], 0, True)
+    brackets(jax.tree.map(np.asarray, found), truth)
+    features = dataclasses.replace(model, on_inputs=False)
+    with pytest.raises(ValueError, match=r"box=True is for a classifier on the inputs themselves"):
+        certificates.exact(features, images(x[:1]), jnp.array([0], jnp.int32), box=True)
 
 
 def test_rounding_never_certifies_more_than_the_exact_distance():
@@ -243,10 +264,8 @@ def test_what_it_does_not_cover_is_refused():
         ValueError, match=r"k=2: exact is for odd k; voronoi bounds the radius for any k"
     ):
         certificates.exact(classifier(rows, labels, k=2), x, y)
-    with pytest.raises(ValueError, match=r"box=True is for features that are the pixels"):
+    with pytest.raises(ValueError, match=r"box=True is for a classifier on the inputs themselves"):
         certificates.exact(classifier(rows, labels, scale=2.0), x, y, box=True)
-    with pytest.raises(ValueError, match=r"inside jit let the function close over the classifier"):
-        jax.jit(functools.partial(certificates.exact, box=True))(classifier(rows, labels), x, y)
 
 
 def test_a_row_behind_an_equal_one_of_class_y_changes_no_vote():
@@ -265,7 +284,7 @@ def test_points_change_the_vote_where_classes_share_rows():
     rows = rows.at[-10:].set(rows[:10])
     labels = jax.random.randint(key[1], (ROWS,), 0, 2)
     labels = labels.at[-10:].set(1 - labels[:10])
-    model = classifiers.knn(PIXELS, rows, labels, k=1)
+    model = classifiers.knn(None, rows, labels, k=1)
     x = jax.random.uniform(key[2], (IMAGES, 2, 1, 1))
     y = model.predict(x)
     found = certificates.exact(model, x, y, box=True)

@@ -82,14 +82,15 @@ def test_the_bound_is_that_of_clopper_and_pearson():
 
 
 def test_radii_worked_by_hand():
-    """All of 100 hits: sigma times the quantile of .001^(1/100); a third of them: abstains. The class
+    """All of 100 hits: sigma times the quantile of .001^(1/100); a third of them, or 62, of
+    which no more than half are sure: abstains. The class
     is that of the first counts, whatever the others say."""
-    chosen = np.array([[60, 40, 0], [60, 40, 0], [40, 60, 0]])
-    tested = np.array([[100, 0, 0], [33, 67, 0], [100, 0, 0]])
-    found = smoothing.certified(chosen, tested, 0.5, 0.001)
-    np.testing.assert_array_equal(found.predict, [0, ABSTAIN, ABSTAIN])
+    chosen = np.array([[60, 40, 0], [60, 40, 0], [40, 60, 0], [60, 40, 0]])
+    tested = np.array([[100, 0, 0], [33, 67, 0], [100, 0, 0], [62, 38, 0]])
+    found = smoothing.certified(chosen, tested, 100, 0.5, 0.001)
+    np.testing.assert_array_equal(found.predict, [0, ABSTAIN, ABSTAIN, ABSTAIN])
     expected = 0.5 * stats.norm.ppf(0.001**0.01)
-    np.testing.assert_allclose(found.radius, [expected, 0, 0], rtol=1e-9)
+    np.testing.assert_allclose(found.radius, [expected, 0, 0, 0], rtol=1e-9)
 
 
 @pytest.mark.parametrize("wrong", [{"sigma": 0.0}, {"samples": 0}, {"alpha": 1.0}])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from knn_jax.certificates.sides import check, majority, sides
+from knn_jax.certificates.sides import check, constant, majority, sides
 from knn_jax.classifiers import BATCH, Images, Labels
 from knn_jax.neighbors import in_tiles, top_k
 
@@ -21,7 +21,7 @@ def voronoi(
     x: Images,
     y: Labels,
     *,
-    lipschitz: float = 1.0,
+    lipschitz: float | None = None,
     own: int = 32,
     other: int = 256,
 ) -> Float[Array, " batch"]:
@@ -32,12 +32,15 @@ def voronoi(
     greatest over z; for any k the order statistics of `sides` take their places. The `other` nearest
     w stand beside the `own` nearest z; any w further off counts with (d(x,w) - d(x,z))/2, a lower
     bound, so that more rows only tighten the radius. It is never below `margin`'s but for rounding,
-    of which it is sound by the same allowances. 0 means none. `lipschitz` is the features' constant.
+    of which it is sound by the same allowances. 0 means none, and `lipschitz` is the constant of the
+    features, as for `margin`.
+
+    Raises ValueError as `margin` does, and for less than one row of each side.
     """
-    x, y = check(model, x, y, lipschitz)
+    x, y = check(model, x, y)
     if own < 1 or other < 1:
         raise ValueError(f"own={own}, other={other}: at least one row of each is needed")
-    return _voronoi(model, x, y, jnp.float32(lipschitz), own=own, other=other)
+    return _voronoi(model, x, y, constant(model, lipschitz), own=own, other=other)
 
 
 @functools.partial(jax.jit, static_argnames=("own", "other"))
@@ -68,7 +71,8 @@ def _voronoi(model, x, y, lipschitz, *, own, other):
         beyond = last / 2 - 4 * near.absolute  # what any w left out must cross, at least
         none_left = (other == bank.shape[0]) | (dw[:, -1, 0] == jnp.inf)
         beyond = jnp.where(none_left, jnp.inf, beyond)
-        return jnp.maximum(jnp.minimum(radius, beyond), 0.0) / lipschitz
+        radius = jnp.minimum(radius, beyond)
+        return jnp.where(near.vouched & (radius > 0), radius, 0.0) / lipschitz
 
     tile = max(1, min(BATCH, HELD // ((own + other) * bank.shape[1])))
     return in_tiles(batch, tile)(x, y)

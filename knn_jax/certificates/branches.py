@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from knn_jax import losses, neighbors
+from knn_jax import classifiers, neighbors
 from knn_jax.certificates import cells
 from knn_jax.neighbors import search, top_k
 
@@ -49,9 +49,10 @@ class Tree(NamedTuple):
         return self.bound.min(1) < self.upper
 
 
-def fooled(model, near, y):
-    """Whether the vote of the k nearest rows is against class y."""
-    return losses.margin(neighbors.votes(model.labels[near.index], model.classes), y) <= 0
+def right(model, near, y):
+    """Whether the vote of the k nearest rows is for class y."""
+    voters = jnp.where(near.index < 0, classifiers.NOBODY, model.labels[near.index])
+    return classifiers.right(neighbors.votes(voters, model.classes), y)
 
 
 def lost(model, relative, absolute, y, point, w):
@@ -63,13 +64,15 @@ def lost(model, relative, absolute, y, point, w):
     found = search(point, bank, min(CUTS + m, len(bank)), labels=model.labels, only=y)
     z, to_z = found.index[:, None, m - 1 :], jnp.square(found.distance[:, None, m - 1 :])
     to_w = jnp.sum(jnp.square(point[:, None] - bank[w]), -1)
-    lengths = jnp.sum(jnp.square(bank[w][:, :, None] - bank[z]), -1)
+    rows = bank[w][:, :, None], bank[z]
+    lengths = jnp.sum(jnp.square(rows[0] - rows[1]), -1)
     margin = cells.margin(to_w[..., None], to_z, lengths, relative, absolute[:, None, None])
     nearer = (to_z - to_w[..., None]) / 2 >= margin
-    nearer |= (lengths == 0) & (w[..., None] < z)  # equal rows are in the bank's order
+    equal = (rows[0] == rows[1]).all(-1)  # not so where lengths underflow
+    nearer |= equal & (w[..., None] < z)  # equal rows are in the bank's order
     sure = (nearer | (z < 0)).all((1, 2))
-    if -(-m // (model.classes - 1)) < m - 1:  # else another class has as many votes as are left to y
-        sure &= fooled(model, search(point, bank, model.k), y)
+    if model.classes > 2:  # the rows of other classes may be too divided to outvote y, or to tie ahead
+        sure &= ~right(model, search(point, bank, model.k), y)
     return sure, found, to_w.max(-1)
 
 
@@ -147,7 +150,7 @@ def _programs(bank, relative, box, query, absolute, w, pool, there):
     normal = w[:, :, :, None] - z[:, None, None]
     lengths = jnp.sum(jnp.square(normal), -1)
     margin = cells.margin(to_w, to_z, lengths, relative, absolute[:, None, None, None])
-    push = 1.25 * margin + TOLERANCE * jnp.sqrt(lengths * to_w)
+    push = 1.25 * margin + TOLERANCE * jnp.sqrt(lengths) * jnp.sqrt(to_w)
     low, high = _edges(box)
     flat = *there.shape[:2], -1
     ends = *there.shape[:2], bank.shape[1]

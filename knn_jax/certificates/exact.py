@@ -5,14 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from knn_jax.certificates import cells, sets
 from knn_jax.certificates.bisectors import every_cell
-from knn_jax.certificates.sides import check, sides
+from knn_jax.certificates.sides import bracketed, check, constant, sides
 from knn_jax.classifiers import BATCH, Images, Labels
 from knn_jax.neighbors import in_tiles, search, top_k
 
@@ -34,6 +32,8 @@ class Exact(NamedTuple):
     upper   of a perturbation of the features that does, by a margin above rounding; inf: none found
     closed  whether no cell is left open: rounding and the solver's tolerance are between the two
     point   the perturbed features
+
+    Where features or their squares are no numbers nothing is known: 0, inf, and not closed.
     """
 
     lower: Float[Array, " batch"]
@@ -57,41 +57,39 @@ class _Known(NamedTuple):
         return self.least < self.upper
 
 
-def exact(model: Any, x: Images, y: Labels, *, lipschitz: float = 1.0, box: bool = False) -> Exact:
+def exact(
+    model: Any, x: Images, y: Labels, *, lipschitz: float | None = None, box: bool = False
+) -> Exact:
     """The smallest change in L2 of the features that takes the vote from class y, bracketed.
 
-    On pixels that is the smallest perturbation, with `box` among those that keep them in [0, 1];
-    through features of constant `lipschitz` `lower` is a bound on it, and `upper` the best that any
-    such bound could be. For k = 1 the change to a row w of another class is the projection of x on
-    the cell of w against all rows z of class y, a quadratic program (Wang et al. 2019). Cells are
-    taken in the order of their bounds, at first those of bisectors; a program knows the few z that an
-    exact search at its solution found nearer than w; and the next cell's bound above `upper` ends it.
-    Any weights of its dual prove a bound, any point in a cell is an upper one. Time goes as images x
-    rows.
+    It is the radius in the space of the features unless their constant `lipschitz` is given, through
+    which `lower` bounds the perturbation of the image, and `upper` is the best that any such bound can
+    be. Of a classifier on the inputs themselves, `classifiers.knn(None, ...)`, it is the smallest
+    perturbation, with `box` among those that keep pixels in [0, 1].
+
+    For k = 1 the change to a row w of another class is the projection of x on the cell of w against all
+    rows z of class y, a quadratic program (Wang et al. 2019). Cells are taken in the order of their
+    bounds, at first those of bisectors; a program knows the few z that an exact search at its solution
+    found nearer than w; and the next cell's bound above `upper` ends it. Any weights of its dual prove
+    a bound, any point in a cell is an upper one. Time goes as images x rows.
 
     For odd k above 1 the cells are those of sets of rows (`sets`), by the same programs, and there are
     many: on MNIST's pixels k = 3 takes half a second an image, k = 5 did not end in minutes. A majority
-    of rows of other classes among the k is what `lower` excludes. It takes the vote from y for k = 3
-    and in two classes; else `upper` is of a point that the vote itself is against, and where those
-    votes are too divided to, the two stay apart and it is not `closed`.
+    of rows of other classes among the k is what `lower` excludes. It takes the vote from y in two
+    classes; in more `upper` is of a point that the vote itself is against, and where those votes are
+    too divided to outvote y, the two stay apart and it is not `closed`.
 
-    Raises ValueError for even k, and for a `box` around features that are not the pixels.
+    Raises ValueError for even k, and for a `box` around features that are not the inputs.
     """
-    x, y = check(model, x, y, lipschitz)
+    x, y = check(model, x, y)
+    stretch = constant(model, 1.0 if lipschitz is None else lipschitz)
     if model.k % 2 == 0:
         raise ValueError(f"k={model.k}: exact is for odd k; voronoi bounds the radius for any k")
-    if box and not _pixels(model):
+    if box and not model.on_inputs:
         raise ValueError(
-            "box=True is for features that are the pixels, x.reshape(len(x), -1), which must be known: "
-            "inside jit let the function close over the classifier"
+            "box=True is for a classifier on the inputs themselves: classifiers.knn(None, images, ...)"
         )
-    return _exact(model, x, y, jnp.float32(lipschitz), box=box)
-
-
-def _pixels(model):
-    (bank,), images = model.banks, model.images
-    traced = isinstance(bank, Tracer) or isinstance(images, Tracer)
-    return not traced and np.array_equal(bank, np.reshape(images, (len(images), -1)))
+    return _exact(model, x, y, stretch, box=box)
 
 
 @functools.partial(jax.jit, static_argnames="box")
@@ -111,9 +109,9 @@ def _exact(model, x, y, lipschitz, *, box):
         bound = jnp.maximum(bound - 4 * near.absolute[:, None], 0.0)
         away, w = near.other.distance[:, 0], near.other.index[:, 0]
         at_w = search(bank[w], bank, 1, labels=model.labels, only=y)
-        hidden = _hidden(at_w.distance, at_w.index, w)[:, 0]
+        hidden = _hidden(at_w.distance == 0, at_w.index, w)[:, 0]
         own, z = near.own.distance[:, 0], near.own.index[:, 0]
-        wrong = (away < own) | ((away == own) & (w < z))
+        wrong = (away < own) | ((away == own) & (w < z)) | ~near.vouched
         upper = jnp.where(wrong, 0.0, jnp.where(hidden, jnp.inf, away * (1 + relative)))
         slots = ((0, 0), (0, POOL - near.own.index.shape[1]))
         known = _Known(
@@ -139,7 +137,7 @@ def _exact(model, x, y, lipschitz, *, box):
 
         known, _ = lax.while_loop(more, work, (known, jnp.int32(0)))
         lower = jnp.minimum(jnp.minimum(known.solved, known.least), known.upper)
-        return Exact(lower / lipschitz, known.upper / lipschitz, ~known.open(), known.point)
+        return Exact(*bracketed(near, lower, known.upper, ~known.open(), lipschitz), known.point)
 
     return in_tiles(batch, max(1, min(BATCH, HELD // rows)))(x, y)
 
@@ -181,17 +179,19 @@ def _examine(model, relative, box, query, y, absolute, known):
     found = search(point, bank, min(CUTS, len(bank)), labels=model.labels, only=y)
     to_w = jnp.sum(jnp.square(point - end), -1)[:, None]
     to_z = jnp.square(found.distance)
-    lengths = jnp.sum(jnp.square(end[:, None] - bank[found.index]), -1)
+    rows = bank[found.index]
+    lengths = jnp.sum(jnp.square(end[:, None] - rows), -1)
     new = (to_z < to_w) & (lengths > 0) & (found.index[..., None] != known.pool[:, None]).all(-1)
     gap = (to_z - to_w) / 2 - cells.margin(to_w, to_z, lengths, relative, absolute[:, None])
     gap = jnp.where((found.index >= 0) & (lengths > 0), gap, jnp.inf)
     point = jnp.clip(_towards(end, point, gap, lengths / 2), low, high)
     norm = jnp.sqrt(jnp.sum(jnp.square(point - query), -1)) * (1 + relative)
-    hidden = _hidden(lengths, found.index, number).any(1)
+    hidden = _hidden(lengths == 0, found.index, number).any(1)
     better = (gap[:, -1] >= 0) & (norm < known.upper) & ~hidden  # else rows not found may be in the way
 
     solved = ~new.any(1) & ~hidden
-    bound = bound.at[lane, least].set(jnp.where(solved | hidden, jnp.inf, lower))
+    never = _hidden((end[:, None] == rows).all(-1), found.index, number).any(1)  # lengths underflow
+    bound = bound.at[lane, least].set(jnp.where(solved | never, jnp.inf, lower))
     bound = known.bound.at[lane[:, None], w].set(bound)
     use = jnp.where(there, jnp.where(weight > 0, 1, 2), 3)
     order = jnp.argsort(jnp.concatenate([jnp.where(new, 0, 3), use], 1), 1, stable=True)
@@ -206,9 +206,9 @@ def _examine(model, relative, box, query, y, absolute, known):
     )
 
 
-def _hidden(length, own, w):
-    """Whether the row w, so far from these, equals one before it, which it never precedes in a vote."""
-    return (length == 0) & (own >= 0) & (own < w[:, None])
+def _hidden(same, own, w):
+    """Whether the row w is the same as one of these before it, which it never precedes in a vote."""
+    return same & (own >= 0) & (own < w[:, None])
 
 
 def _towards(end, point, gap, at_end):

@@ -16,7 +16,7 @@ from jax import lax
 from knn_jax import neighbors
 from knn_jax.certificates import branches
 from knn_jax.certificates.bisectors import every_cell
-from knn_jax.certificates.sides import majority, sides
+from knn_jax.certificates.sides import bracketed, majority, sides
 from knn_jax.neighbors import in_tiles, search, top_k
 
 BATCH = 64  # images whose branches are held
@@ -43,7 +43,8 @@ def bracket(model: Any, x, y, lipschitz, *, box: bool):
         query = model.first(x)
         count = len(x)
         near = sides(model, query, y, max(NEAR, model.k), max(ENDS, model.k))
-        wrong = branches.fooled(model, neighbors.merge(near.own, near.other, model.k), y)
+        nearest = neighbors.merge(near.own, near.other, model.k)
+        wrong = ~branches.right(model, nearest, y) | ~near.vouched
         relative = near.relative + m * POOL * 2.0**-24  # of sums over the pixels, and over the pool
         bisectors = functools.partial(every_cell, model, norms, relative, place=m)
         bound = in_tiles(bisectors, max(1, SCORED // (rows * NEAR)))(query, y, near.own)
@@ -81,7 +82,7 @@ def bracket(model: Any, x, y, lipschitz, *, box: bool):
         tree = lax.while_loop(lambda tree: go(tree).any(), work, tree)
         lower = jnp.minimum(jnp.minimum(tree.lower, tree.bound.min(1)), tree.upper)
         closed = ~tree.open() & (tree.missed >= tree.upper)
-        return lower / lipschitz, tree.upper / lipschitz, closed, tree.point
+        return *bracketed(near, lower, tree.upper, closed, lipschitz), tree.point
 
     return in_tiles(batch, BATCH)(x, y)
 

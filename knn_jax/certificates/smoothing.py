@@ -43,31 +43,34 @@ def smoothing(
     check_smoothing(sigma, samples, alpha)
     x = classifiers.check_images(x)
     chosen, tested = sampled(key, model, x, jnp.float32(sigma), samples)
-    return certified(np.asarray(chosen), np.asarray(tested), sigma, alpha)
+    return certified(np.asarray(chosen), np.asarray(tested), samples, sigma, alpha)
 
 
 def check_smoothing(sigma: float, samples: int, alpha: float) -> None:
     """Raises ValueError for numbers out of range."""
-    if not (sigma > 0 and samples > 0 and 0 < alpha < 1):
+    if not (0 < sigma < np.inf and samples > 0 and 0 < alpha < 1):
         raise ValueError(
-            f"sigma={sigma}, samples={samples}, alpha={alpha}: the first two must be above 0, alpha "
-            "between 0 and 1"
+            f"sigma={sigma}, samples={samples}, alpha={alpha}: the first two must be above 0 and "
+            "finite, alpha between 0 and 1"
         )
 
 
 def sampled(
     key: Array, model: Any, x: Images, sigma: Any, samples: int
 ) -> tuple[Int[Array, "batch class"], Int[Array, "batch class"]]:
-    """How often each class is decided under noise: in 100 samples, and in `samples` others."""
+    """How often each class is decided under noise: in 100 samples, and in `samples` others. A sample
+    for which the model decides for nobody, -1, counts for no class."""
     first, second = jax.random.split(key)
     return _counts(first, model, x, sigma, GUESSES), _counts(second, model, x, sigma, samples)
 
 
-def certified(chosen: np.ndarray, tested: np.ndarray, sigma: float, alpha: float) -> Smoothed:
-    """The decisions and radii that such counts (batch, class) prove."""
+def certified(
+    chosen: np.ndarray, tested: np.ndarray, samples: int, sigma: float, alpha: float
+) -> Smoothed:
+    """The decisions and radii that such counts (batch, class) prove, the second of `samples`."""
     best = chosen.argmax(1)
     hits = np.take_along_axis(tested, best[:, None], 1)[:, 0]
-    share = lower_bound(hits, tested.sum(1), alpha)
+    share = lower_bound(hits, samples, alpha)
     sure = share > 0.5
     radius = np.where(sure, sigma * stats.norm.ppf(np.where(sure, share, 0.5)), 0.0)
     return Smoothed(np.where(sure, best, ABSTAIN), radius)

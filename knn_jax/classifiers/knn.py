@@ -64,6 +64,7 @@ class KNN(Decision):
         default=L2, metadata={"static": True}
     )
     unit: bool = dataclasses.field(default=False, metadata={"static": True})  # features are: cosine
+    on_inputs: bool = dataclasses.field(default=False, metadata={"static": True})  # features are pixels
 
     def first(self, x: Images) -> Float[Array, "batch dim"]:
         """The features of the first tap."""
@@ -143,7 +144,7 @@ class KNN(Decision):
 
 
 def knn(
-    features: Features | Sequence[Features],
+    features: Features | Sequence[Features] | None,
     images: Float[Array, "row height width channel"],
     labels: Int[Array, " row"],
     *,
@@ -155,18 +156,21 @@ def knn(
     """A kNN classifier whose bank is `features` of `images`.
 
     `features` maps images to (batch, dim), or to a tuple of these, the taps of one pass; a sequence of
-    such functions makes several taps too. Their votes are added (paper 1, section 2.3). Give a function
-    with parameters as `jax.tree_util.Partial(function, parameters)`: they then stay arguments of
-    compiled programs instead of constants in them. By the `metric` cosine features are divided by their
-    length first: distances of unit vectors have its order; `neighbors.Subspaces(2)` adds the distances
-    in two halves of the features. `names` of the taps are used in errors; `track` wraps the range of
-    batches, for a progress bar.
+    such functions makes several taps too. Their votes are added (paper 1, section 2.3). None makes the
+    flattened inputs the features: certificates then know that distances are those of images. Give a
+    function with parameters as `jax.tree_util.Partial(function, parameters)`: they then stay arguments
+    of compiled programs instead of constants in them. By the `metric` cosine features are divided by
+    their length first: distances of unit vectors have its order; `neighbors.Subspaces(2)` adds the
+    distances in two halves of the features. `names` of the taps are used in errors; `track` wraps the
+    range of batches, for a progress bar.
 
     Raises ValueError for images outside [0, 1] or not (row, height, width, channel), labels out of
     range or a class without rows, a k the bank cannot answer, features that are not finite and unknown
     metrics. Warns where the features of an image depend on its batch, as in training.
     """
-    every = joined(*features) if isinstance(features, Sequence) else joined(features)
+    on_inputs = features is None and metric != "cosine"  # whose features are directions
+    functions = [_flat] if features is None else features
+    every = joined(*functions) if isinstance(functions, Sequence) else joined(functions)
     if not (metric in ("l2", "cosine") or isinstance(metric, neighbors.Subspaces)):
         raise ValueError(f"metric={metric!r}: use 'l2', 'cosine' or neighbors.Subspaces(2)")
     if metric == "cosine":
@@ -193,7 +197,7 @@ def knn(
                 raise ValueError(f"{name}: the features of bank row {bad[0]} are NaN or infinite")
     classes = int(np.asarray(labels).max()) + 1
     apart = metric if isinstance(metric, neighbors.Subspaces) else L2
-    return KNN(every, banks, images, labels, k, classes, apart, metric == "cosine")
+    return KNN(every, banks, images, labels, k, classes, apart, metric == "cosine", on_inputs)
 
 
 def shard(model: KNN, mesh: Mesh) -> KNN:
@@ -224,6 +228,10 @@ def embedded(features, images, track):
 def _joined(functions, x):
     found = (function(x) for function in functions)
     return tuple(tap for taps in found for tap in (taps if isinstance(taps, tuple) else (taps,)))
+
+
+def _flat(x):
+    return x.reshape(len(x), -1)
 
 
 def _units(features, x):
