@@ -66,7 +66,7 @@ def _dknn(key, model, x, y, eps, size, slope, *, norm, steps, restarts, count, m
         for query, rows, threshold in zip(model.features(z), references, thresholds, strict=True):
             alike = losses.similarity(query, rows, metric)[:, 0]
             lead = alike - threshold if metric == "cosine" else 1 - alike / threshold
-            total += jnp.sum(jnp.where(there, jax.nn.sigmoid(slope * lead), 0.0), -1)
+            total += jnp.sum(jnp.where(there, losses.sigmoid(slope * lead), 0.0), -1)
         return total / len(thresholds)
 
     return projected.ascend(

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from knn_jax import balls
+from knn_jax import balls, losses
 from knn_jax.attacks.outcome import Images
 
 EDGE = 0.999999  # how far towards black and white an image may lie: beyond, tanh has no slope left
@@ -37,8 +37,11 @@ class Bracket(NamedTuple):
 
 
 def squash(z: Images) -> Images:
-    """Images in [0, 1] from numbers without bounds (Carlini & Wagner 2017, section V.B)."""
-    return (jnp.tanh(z) + 1) / 2
+    """Images in [0, 1] from numbers without bounds, (tanh z + 1) / 2 (Carlini & Wagner 2017, V.B).
+
+    Written as a sigmoid: the slope of tanh rounds to 0 from |z| = 9 on, where pixels would stay.
+    """
+    return losses.sigmoid(2 * z)
 
 
 def unsquash(image: Images) -> Images:
