@@ -160,7 +160,7 @@ def test_guided_minimises_its_equation():
 def test_hinged_stops_where_the_guide_is_among_the_nearest_as_measured_last(refresh, share):
     """At the bisector; or, measured at x, which is its own row, when c / (1 + c) of the way is gone."""
     model, x = pixels([OWN, OTHER], [0, 1]), jnp.array(OWN).reshape(1, *SHAPE)
-    run = partial(attacks.hinged, guides=2, learning_rate=0.05, noise=0.0, steps=300, rounds=1)
+    run = partial(attacks.hinged, guides=2, learning_rate=0.01, noise=0.0, steps=300, rounds=1)
     found = run(KEY, model, x, jnp.array([0]), constant=3.0, refresh=refresh)
     expected = share * np.linalg.norm(np.subtract(OTHER, OWN))
     assert found.success[0]
