@@ -60,16 +60,16 @@ def judge(
 
     `clean` tells where the model is right at x, if it has been asked already; the rest is of `Found`.
     """
-    if clean is None:
-        clean, forwards = model.right(x, y), forwards + 1
-    wrong, fooled = ~clean, ~model.right(image, y)
+    forwards += 1 + (clean is None)
+    right: Any = model.right(x, y) if clean is None else clean
+    wrong, fooled = ~right, ~model.right(image, y)
     fooled &= jnp.isfinite(image).all(range(1, image.ndim))  # and is no image
     success = wrong | fooled
     image = jnp.where(balls.over(success & ~wrong, x.shape), image, x)
     length = balls.ball(norm, 0.0).norm(image - x)
     length = jnp.where(success, length, jnp.inf)
-    counts = jnp.asarray(gradients), jnp.asarray(forwards + 1)
-    return Found(image, length, success, *counts, clean & no_gradient, clean & exhausted)
+    counts = jnp.asarray(gradients), jnp.asarray(forwards)
+    return Found(image, length, success, *counts, right & no_gradient, right & exhausted)
 
 
 def steep(gradient: Images) -> Bool[Array, " batch"]:

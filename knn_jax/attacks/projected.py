@@ -154,7 +154,8 @@ def ascend(
         keys = outcome.keys(key, place)
         at_first = None if refresh else retrieve(keys, x, y)
 
-        def step(x_adv, steep, retrieved):
+        def step(carry, retrieved):
+            x_adv, steep = carry
             gradient = jax.grad(lambda z: loss(z, y, retrieved).sum())(x_adv)
             return balls.step(ball, x, x_adv, gradient, size), steep | outcome.steep(gradient)
 
@@ -174,9 +175,8 @@ def ascend(
                 best, x_adv, steep = carry
                 retrieved = retrieve(keys, x_adv, y) if refresh else at_first
                 last = jnp.minimum(first + period, steps)
-                x_adv, steep = lax.fori_loop(
-                    first, last, lambda _, carry: step(*carry, retrieved), (x_adv, steep)
-                )
+                climbed = lax.fori_loop(first, last, lambda _, c: step(c, retrieved), (x_adv, steep))
+                x_adv, steep = climbed
                 # A single iterate is left to the judge.
                 best = lower(best, x_adv) if periods > 1 else (x_adv, *best[1:])
                 return (best, x_adv, steep), None
