@@ -59,6 +59,9 @@ def l2(eps: Radius) -> Ball:
         return jax.vmap(lambda d: optax.safe_norm(d, 0.0))(delta.reshape(delta.shape[0], -1))
 
     def unit(delta):
+        # In units of its largest number: squares of small gradients round to 0, of large ones to inf.
+        most = over(linf(0.0).norm(delta), delta.shape)
+        delta = delta / jnp.where(most > 0, most, 1.0)
         length = over(norm(delta), delta.shape)
         return delta / jnp.where(length > 0, length, 1.0)
 

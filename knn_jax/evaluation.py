@@ -72,7 +72,7 @@ def attack(
         model, source = given
         follows = {} if source is None else {"source": source}
         found = method(key, model, x, y, **own, **follows)
-        return kept(model, x, y, found.image, found.norm, found.gradients)
+        return kept(model, x, y, found)
 
     settings = [which.label, norm, own, knobs.chunk, knobs.seed]
     follows = defended.sources[source]
@@ -81,8 +81,9 @@ def attack(
     return chunks.outcome(one, f"{which.label} {norm}") if run or chunks.complete() else None
 
 
-def kept(model: Any, x: Any, y: Any, image: Any, norm: Any, gradients: Any) -> dict[str, Any]:
+def kept(model: Any, x: Any, y: Any, found: attacks.Found) -> dict[str, Any]:
     """What is kept of an attack on each image; its norm is inf where nothing was found."""
+    image, norm = found.image, found.norm
     votes = model.votes(image)
     own = jax.nn.one_hot(y, model.classes, dtype=bool)
     rest = jnp.where(own, votes.min(1, keepdims=True) - 1, votes)
@@ -93,7 +94,9 @@ def kept(model: Any, x: Any, y: Any, image: Any, norm: Any, gradients: Any) -> d
         "norm": norm,
         "success": success,
         "l2": jnp.where(success, length, jnp.inf),  # whatever the norm, for certificates
-        "gradients": jnp.broadcast_to(gradients, y.shape),
+        "gradients": jnp.broadcast_to(found.gradients, y.shape),
+        "no_gradient": jnp.broadcast_to(found.no_gradient, y.shape),
+        "exhausted": jnp.broadcast_to(found.exhausted, y.shape),
         "adversarial": jnp.where(lost, classifiers.predicted(rest), y),
     }
 

@@ -102,17 +102,20 @@ def attack(
         def trial(key):
             def ball(eps):
                 found = method(key, given, x, y, eps)
-                return found.image, found.norm
+                return found.image, found.norm, found.no_gradient
 
-            image, norms = lax.map(ball, radii)
+            image, norms, no_gradient = lax.map(ball, radii)
             least = norms.argmin(0)
             chosen = jnp.take_along_axis(image, least.reshape(1, -1, 1, 1, 1), 0)[0]
-            return chosen, norms.min(0)
+            return chosen, norms.min(0), no_gradient.all(0)
 
-        images, norms = lax.map(trial, jax.random.split(key, trials))
+        images, norms, no_gradient = lax.map(trial, jax.random.split(key, trials))
         image, length = images[0], norms[0]
-        gradients = len(radii) * inside.steps * restarts
-        found = kept(given.model, x, y, image, length, gradients) | {"trials": norms.T}
+        gradients = jnp.asarray(len(radii) * inside.steps * restarts)
+        first = attacks.Found(
+            image, length, jnp.isfinite(length), gradients, jnp.asarray(0), no_gradient[0]
+        )
+        found = kept(given.model, x, y, first) | {"trials": norms.T}
         if name == "ask":
             for knob in ("temperature", "weights"):
                 value = getattr(given, knob)

@@ -5,7 +5,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, Int, Num
 
 Metric = Literal["cosine", "l2"]
@@ -17,8 +16,19 @@ ROUNDED = 1e-6  # of squared norms: what a squared distance computed from them m
 def cross_entropy(
     logits: Float[Array, "batch class"], y: Int[Array, " batch"]
 ) -> Float[Array, " batch"]:
-    """-log softmax(logits)_y."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+    """-log softmax(logits)_y.
+
+    It is computed of the other classes' leads over y, so that its slope keeps its precision where y is
+    almost certain: softmax_y - 1 would round to 0 there.
+    """
+    others = ~jax.nn.one_hot(y, logits.shape[1], dtype=bool)
+    lead = logits - jnp.take_along_axis(logits, y[:, None], 1)
+    return jax.nn.softplus(_log_sum(jnp.where(jnp.isneginf(logits), logits, lead), others))
+
+
+def sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """1 / (1 + e^-x), with a slope also where it rounds to 1: JAX has sigmoid (1 - sigmoid)."""
+    return jnp.exp(jax.nn.log_sigmoid(x))
 
 
 def margin(
@@ -72,7 +82,7 @@ def adversarial_soft_neighbors(
         total = jnp.sum(jnp.where(there, similarity, 0.0), -1)
         scores = jnp.where(count > 0, total / jnp.maximum(count, 1).astype(total.dtype), -jnp.inf)
     else:
-        scores = jax.nn.logsumexp(similarity, -1, where=there)
+        scores = _log_sum(similarity, there)
     return cross_entropy(scores, y)
 
 
@@ -95,15 +105,10 @@ def soft_nearest_neighbors(
     """
     squared = _squared(features)
     others = there[None] & ~jnp.eye(len(y), dtype=bool)
-    same = others & (y[:, None] == y[None])
-    counted = there & same.any(1)
-
-    def mass(among):
-        # An example with nobody among the others is given all of them, to be left out afterwards.
-        among = among | ~counted[:, None]
-        return jax.nn.logsumexp(-squared / temperature, 1, where=among)
-
-    return jnp.where(counted, mass(others) - mass(same), 0.0)
+    same = y[:, None] == y[None]
+    counted = there & (others & same).any(1)
+    own, rival = (_log_sum(-squared / temperature, others & among) for among in (same, ~same))
+    return jnp.where(counted, jax.nn.softplus(jnp.where(counted, rival - own, 0.0)), 0.0)
 
 
 def nearest(
@@ -139,9 +144,9 @@ def potential(
         jnp.where(distance < near, distance, near),
         jnp.where(distance < near, near, distance),
     )
-    repelled = -jnp.exp(-decay * below) * jnp.expm1(-decay * (near - below))
+    repelled = -jnp.exp(-decay * below) * _expm1(-decay * (near - below))
     over = jnp.where(
-        distance < near, repelled, jnp.exp(-decay * near) * jnp.expm1(-decay * (above - near))
+        distance < near, repelled, jnp.exp(-decay * near) * _expm1(-decay * (above - near))
     )
     return jnp.where(same, jnp.maximum(-over, 0.0), over / classes)
 
@@ -188,8 +193,8 @@ def prototype_radius(
     rows = prototypes.reshape(-1, dim)
     same = jnp.repeat(jnp.arange(classes), count)[None] == y[:, None]
     # The pair is chosen without a gradient, which then goes to these two prototypes alone.
-    fixed = jax.lax.stop_gradient(points), jax.lax.stop_gradient(rows)
-    squared = jnp.sum(jnp.square(fixed[1]), 1)[None] - 2 * fixed[0] @ fixed[1].T
+    fixed = jax.lax.stop_gradient((points - rows[:1], rows - rows[:1]))
+    squared = jnp.sum(jnp.square(fixed[1]), 1)[None] - 2 * _products(*fixed)
 
     def nearest(among, number):
         found, index = jax.lax.top_k(jnp.where(among, -squared, -jnp.inf), number)
@@ -213,11 +218,12 @@ def subspace_distances(
 ) -> Float[Array, "batch row"]:
     """Sums of the distances in `count` equal parts of the dimensions, by matmuls: pairs that rounding
     cannot tell apart have distance 0, of gradient 0."""
+    features, others = features - others[:1], others - others[:1]
     total = jnp.zeros((len(features), len(others)))
     pairs = zip(*(jnp.split(array, count, 1) for array in (features, others)), strict=True)
     for one, other in pairs:
         norms = jnp.sum(jnp.square(one), 1)[:, None] + jnp.sum(jnp.square(other), 1)[None]
-        squared = norms - 2 * jnp.matmul(one, other.T, precision=jax.lax.Precision.HIGHEST)
+        squared = norms - 2 * _products(one, other)
         apart = squared > ROUNDED * norms
         total += jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
     return total
@@ -230,5 +236,28 @@ def unit(features: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
 
 def _squared(features):
     """Squared distances (batch, batch) of all pairs."""
+    features = features - features[:1]  # what all share would cost precision
     norms = jnp.sum(jnp.square(features), 1)
-    return jnp.maximum(norms[:, None] + norms[None] - 2 * features @ features.T, 0.0)
+    return jnp.maximum(norms[:, None] + norms[None] - 2 * _products(features, features), 0.0)
+
+
+def _products(one, other):
+    """Inner products of all pairs of rows."""
+    return jnp.matmul(one, other.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _log_sum(x, among):
+    """Log of the sum of e^x over the last axis; -inf, and of slope 0, where nothing is `among`."""
+    some = among & ~jnp.isneginf(x)
+    none = ~some.any(-1)
+    total = jax.nn.logsumexp(jnp.where(some, x, 0.0), -1, where=some | none[..., None])
+    return jnp.where(none, -jnp.inf, total)
+
+
+@jax.custom_jvp
+def _expm1(x):
+    """e^x - 1 whose slope is e^x: JAX's own, expm1(x) + 1, rounds to 0 below -17."""
+    return jnp.expm1(x)
+
+
+_expm1.defjvps(lambda tangent, _, x: tangent * jnp.exp(x))

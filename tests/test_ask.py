@@ -275,7 +275,7 @@ def test_numbers_are_arguments_of_one_program():
         ),
         (attacks.tune, {"temperatures": ()}, r"temperatures=\(\): at least"),
         (attacks.ask, {"weights": (1.0,)}, r"weights of shape \(1,\) for 2 layers: give one to each"),
-        (attacks.dknn, {"slope": 0.0}, "guides=3, slope=0.0: each must be above 0"),
+        (attacks.dknn, {"slope": 0.0}, "slope=0.0: it must be above 0"),
         (attacks.dknn, {"eps": -1.0}, "eps=-1.0: it must be 0 or more"),
     ],
 )

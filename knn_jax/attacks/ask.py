@@ -58,7 +58,9 @@ def ask(
     x, y = outcome.check(model, x, y)
     source = model if source is None else source
     outcome.voting(source)
-    size = projected.check(eps, steps, eps / 4 if step_size is None else step_size, restarts, refresh)
+    size = projected.check(
+        norm, eps, steps, eps / 4 if step_size is None else step_size, restarts, refresh
+    )
     own, rivals = (source.k if count is None else count for count in (k, others))
     if not (own > 0 and rivals > 0):
         raise ValueError(f"k={own}, others={rivals}: each must be at least 1")
@@ -170,10 +172,12 @@ def _by_tap(source, temperature, weights):
     for name, array in (("temperature", temperatures), ("weights", shares)):
         if array.shape not in ((), (taps,)) or (name == "weights" and array.ndim == 0):
             raise ValueError(f"{name} of shape {array.shape} for {taps} layers: give one to each")
-    if not isinstance(temperatures, Tracer) and not (np.asarray(temperatures) > 0).all():
-        raise ValueError(f"temperature={temperature}: it must be above 0")
-    told = None if isinstance(shares, Tracer) else np.asarray(shares)  # numpy's: a caller may be traced
-    if told is not None and not (told.min() >= 0 and told.max() > 0):
+    if not isinstance(temperatures, Tracer):
+        told = np.asarray(temperatures)  # numpy's: a caller may be traced
+        if not (np.isfinite(told) & (told > 0)).all():
+            raise ValueError(f"temperature={temperature}: it must be above 0")
+    told = None if isinstance(shares, Tracer) else np.asarray(shares)
+    if told is not None and not (np.isfinite(told).all() and told.min() >= 0 and told.max() > 0):
         raise ValueError(f"weights={weights}: they must be 0 or more, and not all 0")
     return jnp.broadcast_to(temperatures, taps), shares
 

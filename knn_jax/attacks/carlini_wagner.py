@@ -45,8 +45,7 @@ def carlini_wagner(
     model = logits if given else classifiers.network(logits, classifiers.check_images(x))
     x, y = outcome.check(model, x, y)
     outcome.positive(constant=constant, learning_rate=learning_rate, steps=steps, rounds=rounds)
-    if not confidence >= 0:
-        raise ValueError(f"confidence={confidence}: it must be 0 or more")
+    outcome.not_negative(confidence=confidence)
     numbers = map(jnp.float32, (constant, learning_rate, confidence))
     return _carlini_wagner(model, x, y, *numbers, steps=steps, rounds=rounds)
 
@@ -62,13 +61,14 @@ def _carlini_wagner(model, x, y, constant, learning_rate, confidence, *, steps, 
         def run(_, bracket):
             def step(_, carry):
                 best, *carry = carry
-                *carry, image, lead = lagrangian.step(optimizer, hinge, x, bracket.constant, *carry)
-                return lagrangian.keep(best, x, image, lead <= 0), *carry
+                after = lagrangian.step(optimizer, hinge, x, bracket.constant, *carry)
+                best = lagrangian.keep(best, x, after.image, after.penalty <= 0, after.steep)
+                return best, after.z, after.state
 
             z = lagrangian.unsquash(x)
             return lax.fori_loop(0, steps, step, (lagrangian.nothing(x), z, optimizer.init(z)))[0]
 
-        return lagrangian.search(x, run, constant=constant, rounds=rounds).image
+        return lagrangian.search(x, run, constant=constant, rounds=rounds)
 
-    image = in_tiles(batch, outcome.BATCH)(x, y)
-    return outcome.judge(model, x, y, image, "l2", steps * rounds, 0)
+    best = in_tiles(batch, outcome.BATCH)(x, y)
+    return lagrangian.judge(model, x, y, best, steps * rounds, 0)

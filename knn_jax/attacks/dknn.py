@@ -43,10 +43,9 @@ def dknn(
     """
     x, y = outcome.check(model, x, y)
     outcome.voting(model, whole=True)
-    size = projected.check(eps, steps, eps / 4 if step_size is None else step_size, restarts, 0)
+    size = projected.check(norm, eps, steps, eps / 4 if step_size is None else step_size, restarts, 0)
     count = model.k if guides is None else guides
-    if not (count > 0 and slope > 0):
-        raise ValueError(f"guides={count}, slope={slope}: each must be above 0")
+    outcome.positive(guides=count, slope=slope)
     numbers = jnp.float32(eps), size, jnp.float32(slope)
     shape = {"norm": norm, "steps": steps, "restarts": restarts, "count": count, "metric": metric}
     return _dknn(key, model, x, y, *numbers, **shape)
@@ -66,7 +65,7 @@ def _dknn(key, model, x, y, eps, size, slope, *, norm, steps, restarts, count, m
         for query, rows, threshold in zip(model.features(z), references, thresholds, strict=True):
             alike = losses.similarity(query, rows, metric)[:, 0]
             lead = alike - threshold if metric == "cosine" else 1 - alike / threshold
-            total += jnp.sum(jnp.where(there, jax.nn.sigmoid(slope * lead), 0.0), -1)
+            total += jnp.sum(jnp.where(there, losses.sigmoid(slope * lead), 0.0), -1)
         return total / len(thresholds)
 
     return projected.ascend(

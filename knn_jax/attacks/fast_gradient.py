@@ -70,11 +70,12 @@ def ifgsm(
 
     `gradients` and `forwards` are means over the images, rounded up: a size above the one that fools
     is not tried. `key` is not drawn from. Raises ValueError for images outside [0, 1], labels out of
-    range and numbers that are not above 0.
+    range, numbers that are not above 0 and a `largest` above 1.
     """
     del key
     x, y = outcome.check(model, x, y)
-    outcome.positive(steps=steps, sizes=sizes, largest=largest)
+    outcome.positive(steps=steps, sizes=sizes, largest=largest, temperature=temperature)
+    outcome.in_box(largest=largest)
     source = model if source is None else source
     numbers = jnp.int32(sizes), jnp.float32(largest), jnp.float32(temperature)
     return _ifgsm(model, source, x, y, *numbers, norm=norm, steps=steps)
@@ -108,14 +109,20 @@ def _ifgsm(model, source, x, y, sizes, largest, temperature, *, norm, steps):
             image = lax.fori_loop(1, steps, lambda _, z: step(z, sign(z, own, held)), image)
             return image, ~model.right(image, own)
 
-        image, tried = least(trial, x, ~clean, sizes)
-        return outcome.halve(lambda z: ~model.right(z, y), x, image), tried
+        image, tried, fooled = least(trial, x, ~clean, sizes)
+        # With no first step the image stays, and so does its gradient.
+        return (
+            outcome.halve(lambda z: ~model.right(z, y), x, image),
+            tried,
+            outcome.steep(first),
+            fooled,
+        )
 
-    image, tried = in_tiles(batch, outcome.batch_size(source, x, count))(x, y, clean)
+    image, tried, steep, fooled = in_tiles(batch, outcome.batch_size(source, x, count))(x, y, clean)
     tried = outcome.average(tried)
     gradients = 1 + (steps - 1) * tried
     forwards = 2 + tried + outcome.HALVINGS
-    return outcome.judge(model, x, y, image, norm, gradients, forwards, clean)
+    return outcome.judge(model, x, y, image, norm, gradients, forwards, clean, ~steep, ~fooled)
 
 
 def least(
@@ -123,8 +130,9 @@ def least(
     x: Images,
     wrong: Bool[Array, " batch"],
     sizes: Int[Array, ""],
-) -> tuple[Images, Int[Array, " batch"]]:
-    """The images of the first of sizes 1, 2, ... that fools, x where none does; how many were tried.
+) -> tuple[Images, Int[Array, " batch"], Bool[Array, " batch"]]:
+    """The images of the first of sizes 1, 2, ... that fools, x where none does; how many were tried,
+    and where one fools.
 
     `trial(example, number)` gives images and whether they fool, of (lane,) examples and sizes. The
     lanes are shared evenly among the examples still to be fooled, so that a few stubborn ones keep
@@ -149,5 +157,4 @@ def least(
         return image, tried.at[example].max(number), fooled | (first <= sizes)
 
     start = x, jnp.zeros(len(x), jnp.int32), wrong
-    image, tried, _ = lax.while_loop(lambda state: jnp.any(pending(state)), go, start)
-    return image, tried
+    return lax.while_loop(lambda state: jnp.any(pending(state)), go, start)

@@ -74,15 +74,17 @@ def _guided(model, x, y, constant, learning_rate, *, guides, steps, rounds):
 
         def run(_, bracket):
             def step(_, carry):
-                return lagrangian.step(optimizer, penalty, x, bracket.constant, *carry)[:2]
+                *carry, steep = carry
+                after = lagrangian.step(optimizer, penalty, x, bracket.constant, *carry)
+                return after.z, after.state, steep | after.steep
 
-            z = lagrangian.unsquash(x)
-            z, _ = lax.fori_loop(0, steps, step, (z, optimizer.init(z)))
+            z, nothing = lagrangian.unsquash(x), lagrangian.nothing(x)
+            z, _, steep = lax.fori_loop(0, steps, step, (z, optimizer.init(z), nothing.steep))
             image = lagrangian.squash(z)
-            return lagrangian.keep(lagrangian.nothing(x), x, image, ~model.right(image, y))
+            return lagrangian.keep(nothing, x, image, ~model.right(image, y), steep)
 
-        return lagrangian.search(x, run, constant=constant, rounds=rounds).image
+        return lagrangian.search(x, run, constant=constant, rounds=rounds)
 
     held = jax.eval_shape(lambda m, x, y: m.guides(x, y, guides), model, x[:1], y[:1])
-    image = in_tiles(batch, outcome.fitting(held))(x, y)
-    return outcome.judge(model, x, y, image, "l2", steps * rounds, rounds + 1)
+    best = in_tiles(batch, outcome.fitting(held))(x, y)
+    return lagrangian.judge(model, x, y, best, steps * rounds, rounds + 1)

@@ -51,8 +51,9 @@ def hinged(
     outcome.voting(model)
     counts = {"steps": steps, "rounds": rounds, "refresh": refresh, "starts": starts}
     outcome.positive(constant=constant, learning_rate=learning_rate, **counts)
-    if guides < 2 or guides % 2 or not noise >= 0:
-        raise ValueError(f"guides={guides}, noise={noise}: give an even number from 2, and 0 or more")
+    outcome.not_negative(noise=noise)
+    if guides < 2 or guides % 2:
+        raise ValueError(f"guides={guides}: give an even number from 2 on")
     half = min(guides // 2, len(model.labels))
     numbers = map(jnp.float32, (constant, learning_rate, noise))
     return _hinged(key, model, x, y, *numbers, half=half, **counts)
@@ -92,13 +93,15 @@ def _hinged(key, model, x, y, constant, learning_rate, noise, *, half, steps, ro
                         return total
 
                     def step(_, carry):
-                        return lagrangian.step(optimizer, penalty, x, bracket.constant, *carry)[:2]
+                        *carry, steep = carry
+                        after = lagrangian.step(optimizer, penalty, x, bracket.constant, *carry)
+                        return after.z, after.state, steep | after.steep
 
                     end = jnp.minimum(begin + refresh, steps)
-                    z, state = lax.fori_loop(begin, end, step, (z, state))
+                    z, state, steep = lax.fori_loop(begin, end, step, (z, state, best.steep))
                     image = lagrangian.squash(z)
-                    fooled = ~model.right(image, y)
-                    return (lagrangian.keep(best, x, image, fooled), z, state), None
+                    best = lagrangian.keep(best, x, image, ~model.right(image, y), steep)
+                    return (best, z, state), None
 
                 z = lagrangian.unsquash(first) + jax.vmap(noisy, (0, None))(keys, round_)
                 carry = lagrangian.nothing(x), z, optimizer.init(z)
@@ -112,10 +115,10 @@ def _hinged(key, model, x, y, constant, learning_rate, noise, *, half, steps, ro
             rivals = model.rivals(x, y, starts - 1)
             images = jnp.concatenate([images, jnp.moveaxis(rivals, 1, 0)])
         best, _ = lax.scan(attack, lagrangian.nothing(x), (images, jnp.arange(starts)))
-        return best.image
+        return best
 
     held = jax.eval_shape(lambda m, x, y: m.guides(x, y, half), model, x[:1], y[:1])
-    image = in_tiles(batch, outcome.fitting(held))(jnp.arange(len(x)), x, y)
+    best = in_tiles(batch, outcome.fitting(held))(jnp.arange(len(x)), x, y)
     periods = -(-steps // refresh)
     forwards = (2 * periods * rounds * starts) + (starts > 1)
-    return outcome.judge(model, x, y, image, "l2", steps * rounds * starts, forwards)
+    return lagrangian.judge(model, x, y, best, steps * rounds * starts, forwards)

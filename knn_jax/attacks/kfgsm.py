@@ -41,7 +41,9 @@ def kfgsm(
     del key
     x, y = outcome.check(model, x, y)
     outcome.voting(model, whole=True)
-    size = projected.check(eps, steps, eps / 10 if step_size is None else step_size, 1, 0)
+    size = projected.check(norm, eps, steps, eps / 10 if step_size is None else step_size, 1, 0)
+    outcome.positive(decay=decay)
+    outcome.not_negative(near=near)
     force = jnp.float32(decay), jnp.float32(near)
     return _kfgsm(model, x, y, jnp.float32(eps), size, *force, norm=norm, steps=steps)
 

@@ -1,16 +1,17 @@
 """Least squared distance plus a constant times a penalty, the constant searched for each example."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from knn_jax import balls
-from knn_jax.attacks.outcome import Images
+from knn_jax import balls, losses
+from knn_jax.attacks import outcome
+from knn_jax.attacks.outcome import Count, Found, Images, Labels
 
 EDGE = 0.999999  # how far towards black and white an image may lie: beyond, tanh has no slope left
 
@@ -20,6 +21,7 @@ class Best(NamedTuple):
 
     image: Images
     norm: Float[Array, " batch"]
+    steep: Bool[Array, " batch"]  # whether any gradient of the penalty was more than zero
 
 
 class Bracket(NamedTuple):
@@ -36,9 +38,23 @@ class Bracket(NamedTuple):
     fooled: Int[Array, " batch"]
 
 
+class Step(NamedTuple):
+    """z and the optimiser's state after a step; the image before it, its penalty and whether that has a
+    slope there."""
+
+    z: Images
+    state: optax.OptState
+    image: Images
+    penalty: Float[Array, " batch"]
+    steep: Bool[Array, " batch"]
+
+
 def squash(z: Images) -> Images:
-    """Images in [0, 1] from numbers without bounds (Carlini & Wagner 2017, section V.B)."""
-    return (jnp.tanh(z) + 1) / 2
+    """Images in [0, 1] from numbers without bounds, (tanh z + 1) / 2 (Carlini & Wagner 2017, V.B).
+
+    Written as a sigmoid: the slope of tanh rounds to 0 from |z| = 9 on, where pixels would stay.
+    """
+    return losses.sigmoid(2 * z)
 
 
 def unsquash(image: Images) -> Images:
@@ -48,20 +64,20 @@ def unsquash(image: Images) -> Images:
 
 def nothing(x: Images) -> Best:
     """None found yet."""
-    return Best(x, jnp.full(len(x), jnp.inf, x.dtype))
+    return Best(x, jnp.full(len(x), jnp.inf, x.dtype), jnp.zeros(len(x), bool))
 
 
-def keep(best: Best, x: Images, image: Images, fooled) -> Best:
+def keep(best: Best, x: Images, image: Images, fooled, steep) -> Best:
     """The better of `best` and, where it has fooled, `image`."""
     length = jnp.where(fooled, balls.l2(0.0).norm(image - x), jnp.inf)
-    return better(best, Best(image, length))
+    return better(best, Best(image, length, steep))
 
 
 def better(one: Best, other: Best) -> Best:
     """The one at the lesser distance, for each example."""
     shorter = other.norm < one.norm
     image = jnp.where(balls.over(shorter, one.image.shape), other.image, one.image)
-    return Best(image, jnp.minimum(one.norm, other.norm))
+    return Best(image, jnp.minimum(one.norm, other.norm), one.steep | other.steep)
 
 
 def step(
@@ -71,24 +87,22 @@ def step(
     constant: Float[Array, " batch"],
     z: Images,
     state: optax.OptState,
-) -> tuple[Images, optax.OptState, Images, Float[Array, " batch"]]:
+) -> Step:
     """One step down |image - x|^2 + constant penalty(image), of each example by itself.
 
-    Returns z and the optimiser's state after it, and the image before it with its penalty. The
-    distance is to x as far as `squash` can reach it: it has no slope at a start there.
+    The distance is to x as far as `squash` can reach it: it has no slope at a start there.
     """
-    origin = squash(unsquash(x))
+    image, pull = jax.vjp(squash, z)
 
-    def loss(z):
-        image = squash(z)
+    def total(image):
         each = penalty(image)
-        squared = jnp.sum(jnp.square(image - origin), tuple(range(1, x.ndim)))
-        return jnp.sum(squared + constant * each), (image, each)
+        return each.sum(), each
 
-    gradient, (image, each) = jax.grad(loss, has_aux=True)(z)
+    gradient, each = jax.grad(total, has_aux=True)(image)
+    (slope,) = pull(2 * (image - squash(unsquash(x))) + balls.over(constant, x.shape) * gradient)
     with jax.numpy_dtype_promotion("standard"):  # optax.adam raises floats to integers
-        updates, state = optimizer.update(gradient, state)
-    return jax.tree.map(jnp.add, z, updates), state, image, each
+        updates, state = optimizer.update(slope, state)
+    return Step(jax.tree.map(jnp.add, z, updates), state, image, each, outcome.steep(gradient))
 
 
 def search(
@@ -122,3 +136,9 @@ def search(
         start, jnp.zeros_like(start), jnp.full_like(start, jnp.inf), jnp.zeros(len(x), jnp.int32)
     )
     return lax.scan(round_, (nothing(x), unknown), jnp.arange(rounds, dtype=jnp.int32))[0][0]
+
+
+def judge(model: Any, x: Images, y: Labels, best: Best, gradients: Count, forwards: Count) -> Found:
+    """What such a search found, in L2: it has run out of rounds where no constant fooled."""
+    flags = {"no_gradient": ~best.steep, "exhausted": jnp.isinf(best.norm)}
+    return outcome.judge(model, x, y, best.image, "l2", gradients, forwards, **flags)

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from knn_jax import balls, losses
 from knn_jax.attacks import lagrangian, outcome
+from knn_jax.attacks.deepfool import deepfool
 from knn_jax.attacks.outcome import Found, Images, Labels, Number
 from knn_jax.neighbors import in_tiles
 
@@ -44,13 +45,17 @@ def lbfgs(
 ) -> Found:
     """Minimises |image - x|^2 + constant * cross-entropy towards `target` by L-BFGS, in [0, 1].
 
-    That is Szegedy et al. 2014 and Tabacof & Valle 2016, who add up the other way round. The target
-    is by default the class other than y that is likeliest at x, of a model that names several
-    classes as many, the mean over them; the scores are the soft votes, their references those of x
-    throughout. Each of `rounds` searches for a better constant of each image and takes `steps`
-    gradients, of which some are of steps too long. What fools, whichever its class, is pulled back
-    to the boundary by bisection. Where a `source` is given, its soft votes and references stand in
-    for the model's own.
+    That is Szegedy et al. 2014 and Tabacof & Valle 2016, who add up the other way round. Without a
+    `target` it is the class that `deepfool` reaches (of a model that names several classes, the
+    likeliest there and the mean over them), and the cross-entropy is of y and that class alone, since
+    any other will do too. (On a strided network of scikit-learn's digits, 97 images, the mean norm is
+    .417 and farther than `deepfool` on none. With the cross-entropy of all classes it is .428, farther
+    on 11%; towards the likeliest class at x .487, farther on 38%.) Scores are the soft votes, their
+    references those of x throughout.
+
+    Each of `rounds` searches for a better constant of each image and takes `steps` gradients, of which
+    some are of steps too long. What fools, whichever its class, is pulled back to the boundary by
+    bisection. Where a `source` is given, its soft votes and references stand in for the model's own.
 
     The image is clip(z) and the distance that of z itself, so that nothing is gained beyond the box.
     On paper 1's network (20 images) that finds a mean norm of 1.165, a projection of each step 1.166, a
@@ -60,52 +65,71 @@ def lbfgs(
     `key` is not drawn from. Raises ValueError for images outside [0, 1], labels and targets out of
     range and numbers that are not above 0.
     """
-    del key
     x, y = outcome.check(model, x, y)
-    outcome.positive(constant=constant, steps=steps, rounds=rounds)
+    outcome.positive(constant=constant, steps=steps, rounds=rounds, temperature=temperature)
     if target is not None:
         target = outcome.check(model, x, target)[1]
     source = model if source is None else source
+    walk = None
+    if target is None:
+        walk = deepfool(key, model, x, y, temperature=temperature, source=source)
     numbers = jnp.float32(constant), jnp.float32(temperature)
-    return _lbfgs(model, source, x, y, target, *numbers, steps=steps, rounds=rounds)
+    return _lbfgs(model, source, x, y, target, walk, *numbers, steps=steps, rounds=rounds)
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "rounds"))
-def _lbfgs(model, source, x, y, target, constant, temperature, *, steps, rounds):
+def _lbfgs(model, source, x, y, target, walk, constant, temperature, *, steps, rounds):
     count = outcome.references(source)
 
-    def batch(x, y, target):
+    def batch(x, y, target, reached):
         references = source.references(x, count)
+
+        def scores(image):
+            return source.soft_votes(image, references, temperature)
+
         if target is None:
-            scores = source.soft_votes(x, references, temperature)
-            own = jax.nn.one_hot(y, scores.shape[1], dtype=bool)
-            targets = lax.top_k(jnp.where(own, -jnp.inf, scores), outcome.named(model))[1]
+            others = scores(reached)
+            own = jax.nn.one_hot(y, others.shape[1], dtype=bool)
+            chosen = lax.top_k(jnp.where(own, -jnp.inf, others), outcome.named(model))[1]
+            entropy = functools.partial(_between, y, chosen)
         else:
-            targets = target[:, None]
+            entropy = functools.partial(losses.cross_entropy, y=target)
 
         def fooled(image):
             return ~model.right(image, y)
 
         def run(_, bracket):
             def loss(z):
-                scores = source.soft_votes(jnp.clip(z, 0.0, 1.0), references, temperature)
                 squared = jnp.sum(jnp.square(z - x), tuple(range(1, x.ndim)))
-                entropies = jax.vmap(losses.cross_entropy, (None, 1))(scores, targets)
-                return squared + bracket.constant * entropies.mean(0)
+                return squared + bracket.constant * entropy(scores(jnp.clip(z, 0.0, 1.0)))
 
-            image = jnp.clip(descend(loss, x, steps), 0.0, 1.0)
+            z, steep = descend(loss, x, steps)
+            image = jnp.clip(z, 0.0, 1.0)
             halved = outcome.halve(fooled, x, image)
-            return lagrangian.keep(lagrangian.nothing(x), x, halved, fooled(image))
+            return lagrangian.keep(lagrangian.nothing(x), x, halved, fooled(image), steep)
 
-        return lagrangian.search(x, run, constant=constant, rounds=rounds, decades=True).image
+        return lagrangian.search(x, run, constant=constant, rounds=rounds, decades=True)
 
-    image = in_tiles(batch, outcome.batch_size(source, x, count))(x, y, target)
-    forwards = 2 + rounds * (outcome.HALVINGS + 1)
-    return outcome.judge(model, x, y, image, "l2", steps * rounds, forwards)
+    reached = None if walk is None else walk.image
+    best = in_tiles(batch, outcome.batch_size(source, x, count))(x, y, target, reached)
+    gradients, forwards = steps * rounds, 1 + rounds * (outcome.HALVINGS + 1)
+    if walk is not None:
+        gradients, forwards = gradients + walk.gradients, forwards + 1 + walk.forwards
+    return lagrangian.judge(model, x, y, best, gradients, forwards)
 
 
-def descend(loss: Callable[[Images], Float[Array, " batch"]], z: Images, steps: int) -> Images:
+def _between(y, others, scores):
+    """Cross-entropy of y and one other class, the mean over `others`."""
+    lead = jnp.take_along_axis(scores, y[:, None], 1) - jnp.take_along_axis(scores, others, 1)
+    return jax.nn.softplus(lead).mean(1)
+
+
+def descend(
+    loss: Callable[[Images], Float[Array, " batch"]], z: Images, steps: int
+) -> tuple[Images, Bool[Array, " batch"]]:
     """Minimises `loss` of each example by itself, from z on, with `steps` gradients of the batch.
+
+    Tells also where there was a gradient at z: without one an example stays.
 
     Each example tries a step of its own with every gradient: to the quasi-Newton point, or nearer to
     where it stands if the last one brought too little. (optax's own line search within `vmap` waits for
@@ -143,4 +167,4 @@ def descend(loss: Callable[[Images], Float[Array, " batch"]], z: Images, steps: 
         return jax.tree.map(lambda a, b: jnp.where(balls.over(better, a.shape), a, b), there, nearer)
 
     start = arrive(z, jax.vmap(optimizer.init)(z))
-    return lax.fori_loop(1, steps, step, start).z
+    return lax.fori_loop(1, steps, step, start).z, outcome.steep(start.gradient)

@@ -66,7 +66,8 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
             return ~model.right(image, y)
 
         def descend(best, start):
-            """One run from `start` (image, radius); the best (image, norm) of it and of `best`."""
+            """One run from `start` (image, radius); the best (image, norm) of it and of `best`, and
+            whether there ever was a gradient."""
 
             def keep(best, image):
                 length = measure(image - x)
@@ -76,7 +77,7 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
                 return best, wrong, length
 
             def step(number, carry, references):
-                best, image, radius = carry
+                best, image, radius, steep = carry
                 progress = jnp.asarray(number, x.dtype) / max(steps - 1, 1)
                 temperature = 3.0 * (0.1 / 3.0) ** progress
                 shrink = 0.1 * (1 - progress) + 0.005 * progress
@@ -95,7 +96,8 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
                     return outcome.lead(model, scores, y).sum()
 
                 ball, gradient = balls.ball(norm, radius), jax.grad(lead)(image)
-                return best, balls.step(ball, x, image, gradient, -stride * radius), radius
+                image = balls.step(ball, x, image, gradient, -stride * radius)
+                return best, image, radius, steep | outcome.steep(gradient)
 
             def period(carry, first):
                 references = model.references(carry[1], count)
@@ -103,11 +105,13 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
                 body = functools.partial(step, references=references)
                 return lax.fori_loop(first, last, body, carry), None
 
-            carry = (nothing, *start)  # its own best only: another start's would cut this one short
-            (own, image, _), _ = lax.scan(period, carry, jnp.arange(0, steps, refresh))
+            best, steep = best
+            carry = (nothing, *start, steep)  # its own best: another start's would cut this one short
+            (own, image, _, steep), _ = lax.scan(period, carry, jnp.arange(0, steps, refresh))
             own, _, _ = keep(own, image)
             shorter = own[1] < best[1]
-            return (where(shorter, own[0], best[0]), jnp.minimum(own[1], best[1])), None
+            best = where(shorter, own[0], best[0]), jnp.minimum(own[1], best[1])
+            return (best, steep), None
 
         def halve(image):
             return outcome.halve(fooled, x, image)
@@ -125,16 +129,20 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
 
         images = [x, *map(noise, range(noisy)), *others[:rivals]]
         radii = [near / 2] * (1 + noisy) + [*reach[:rivals]]
-        best, _ = lax.scan(descend, nothing, (jnp.stack(images), jnp.stack(radii)))
+        found = nothing, jnp.zeros(len(x), bool)
+        found, _ = lax.scan(descend, found, (jnp.stack(images), jnp.stack(radii)))
         if len(images) < starts:
-            best, _ = descend(best, (best[0], jnp.minimum(best[1], near)))
-        return halve(best[0])
+            best, _ = found
+            found, _ = descend(found, (best[0], jnp.minimum(best[1], near)))
+        (image, _), steep = found
+        return halve(image), steep
 
     tile = outcome.batch_size(model, x, count)
-    image = in_tiles(batch, tile)(jnp.arange(len(x)), x, y)
+    image, steep = in_tiles(batch, tile)(jnp.arange(len(x)), x, y)
     halved = max(1, _shares(starts)[1]) + 1
     forwards = starts * (steps + 1 + -(-steps // refresh)) + halved * outcome.HALVINGS + 1
-    return outcome.judge(model, x, y, image, norm, steps * starts, forwards)
+    counts = steps * starts, forwards
+    return outcome.judge(model, x, y, image, norm, *counts, no_gradient=~steep)
 
 
 def _shares(starts: int) -> tuple[int, int]:

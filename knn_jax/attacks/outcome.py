@@ -24,9 +24,15 @@ Number = float | Float[Array, ""]
 class Found(NamedTuple):
     """Adversarial images, one for each example; where none was found, the clean one.
 
-    norm       of the perturbation, in units of the images; inf: none found, 0: wrong without one
-    gradients  computed for each example
-    forwards   features computed for each example beside those of the gradients
+    norm         of the perturbation, in units of the images; inf: none found, 0: wrong without one
+    gradients    computed for each example
+    forwards     features computed for each example beside those of the gradients
+    no_gradient  every gradient that was taken for an example was exactly zero, or NaN: that it was not
+                 fooled says nothing of its robustness. False where it was wrong without an attack, and
+                 of `boundary`, which takes none.
+    exhausted    the attack stops where it fools and ran out of its steps, sizes or rounds before. False
+                 of attacks that take all their steps whatever they find: `pgd`, `ask`, `dknn`, `kfgsm`,
+                 `adv_knn`, `minimum_norm` and `boundary`.
     """
 
     image: Images
@@ -34,6 +40,8 @@ class Found(NamedTuple):
     success: Bool[Array, " batch"]
     gradients: Int[Array, ""]
     forwards: Int[Array, ""]
+    no_gradient: Bool[Array, " batch"] | bool = False
+    exhausted: Bool[Array, " batch"] | bool = False
 
 
 def judge(
@@ -45,20 +53,28 @@ def judge(
     gradients: Count,
     forwards: Count,
     clean: Bool[Array, " batch"] | None = None,
+    no_gradient: Bool[Array, " batch"] | bool = False,
+    exhausted: Bool[Array, " batch"] | bool = False,
 ) -> Found:
     """Decides by what the model predicts, and measures the image as returned.
 
-    `clean` tells where the model is right at x, if it has been asked already.
+    `clean` tells where the model is right at x, if it has been asked already; the rest is of `Found`.
     """
-    if clean is None:
-        return judge(model, x, y, image, norm, gradients, forwards + 1, model.right(x, y))
-    wrong, fooled = ~clean, ~model.right(image, y)
+    forwards += 1 + (clean is None)
+    right: Any = model.right(x, y) if clean is None else clean
+    wrong, fooled = ~right, ~model.right(image, y)
     fooled &= jnp.isfinite(image).all(range(1, image.ndim))  # and is no image
     success = wrong | fooled
     image = jnp.where(balls.over(success & ~wrong, x.shape), image, x)
     length = balls.ball(norm, 0.0).norm(image - x)
     length = jnp.where(success, length, jnp.inf)
-    return Found(image, length, success, jnp.asarray(gradients), jnp.asarray(forwards + 1))
+    counts = jnp.asarray(gradients), jnp.asarray(forwards)
+    return Found(image, length, success, *counts, right & no_gradient, right & exhausted)
+
+
+def steep(gradient: Images) -> Bool[Array, " batch"]:
+    """Where there is a gradient to follow: it is not zero everywhere, and nowhere NaN."""
+    return jnp.abs(gradient).max(range(1, gradient.ndim)) > 0
 
 
 def named(model: Any) -> int:
@@ -104,10 +120,31 @@ def voting(model: Any, *, whole: bool = False) -> None:
 
 
 def positive(**numbers: Any) -> None:
-    """Raises ValueError unless all are above zero; what a caller traces is not known yet."""
+    """Raises ValueError unless all are numbers above zero; what a caller traces is not known yet."""
+    _check(lambda number: number > 0, "above 0", numbers)
+
+
+def not_negative(**numbers: Any) -> None:
+    """Raises ValueError unless all are numbers from zero on; what a caller traces is not known yet."""
+    _check(lambda number: number >= 0, "0 or more", numbers)
+
+
+def in_box(**sizes: Any) -> None:
+    """Raises ValueError for a change of pixels that none in [0, 1] can have."""
+    not_negative(**sizes)
+    for name, size in sizes.items():
+        if not isinstance(size, Tracer) and np.asarray(size) > 1:
+            remedy = f", of 255 levels {size:g}/255" if np.asarray(size) <= 255 else ""
+            raise ValueError(f"{name}={size}: pixels are in [0, 1], so give at most 1{remedy}")
+
+
+def _check(allowed, what, numbers):
     for name, number in numbers.items():
-        if not isinstance(number, Tracer) and not np.asarray(number) > 0:
-            raise ValueError(f"{name}={number}: it must be above 0")
+        if isinstance(number, Tracer):
+            continue
+        value = np.asarray(number)  # numpy's: in a caller's jit even constants would be traced
+        if not (allowed(value) and np.isfinite(value)):
+            raise ValueError(f"{name}={number}: it must be {what}")
 
 
 def batch_size(model: Any, x: Images, references: int) -> int:

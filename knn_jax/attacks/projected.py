@@ -6,9 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
@@ -49,13 +47,15 @@ def pgd(
     iterate, among those at each retrieval and at the end of each restart, with the lowest margin of
     hard votes.
 
-    Raises ValueError for images outside [0, 1], labels out of range and numbers that are too small.
+    Raises ValueError for images outside [0, 1], labels out of range, numbers that are too small and an
+    `eps` above 1 in Linf.
     """
     x, y = outcome.check(model, x, y)
-    size = check(eps, steps, step_size, restarts, refresh)
+    size = check(norm, eps, steps, step_size, restarts, refresh)
     source = model if source is None else source
     if temperature is None:
         temperature = 1.0 if outcome.taps(source) else 0.1
+    outcome.positive(temperature=temperature)
     return _pgd(
         key,
         model,
@@ -73,17 +73,19 @@ def pgd(
     )
 
 
-def check(eps: Any, steps: int, step_size: Number | None, restarts: int, refresh: int) -> Array:
-    """The length of a step; raises ValueError for numbers that are too small."""
-    if not isinstance(eps, Tracer) and not np.asarray(eps) >= 0:  # numpy's: a caller may be traced
-        raise ValueError(f"eps={eps}: it must be 0 or more")
+def check(
+    norm: Any, eps: Any, steps: int, step_size: Number | None, restarts: int, refresh: int
+) -> Array:
+    """The length of a step; raises ValueError for numbers that are too small, and in Linf for an eps
+    above the width of the box."""
+    (outcome.in_box if norm == "linf" else outcome.not_negative)(eps=eps)
     if not (steps > 0 and restarts > 0 and refresh >= 0):
         raise ValueError(
             f"steps={steps}, restarts={restarts}, refresh={refresh}: the first two must be at least 1, "
             "refresh not below 0"
         )
-    if not (step_size is None or isinstance(step_size, Tracer) or np.asarray(step_size) >= 0):
-        raise ValueError(f"step_size={step_size}: it must be 0 or more")
+    if step_size is not None:
+        outcome.not_negative(step_size=step_size)
     return jnp.float32(2.5 * eps / steps if step_size is None else step_size)
 
 
@@ -152,9 +154,10 @@ def ascend(
         keys = outcome.keys(key, place)
         at_first = None if refresh else retrieve(keys, x, y)
 
-        def step(x_adv, retrieved):
+        def step(carry, retrieved):
+            x_adv, steep = carry
             gradient = jax.grad(lambda z: loss(z, y, retrieved).sum())(x_adv)
-            return balls.step(ball, x, x_adv, gradient, size)
+            return balls.step(ball, x, x_adv, gradient, size), steep | outcome.steep(gradient)
 
         def lower(best, x_adv):
             image, right, least = best
@@ -163,27 +166,33 @@ def ascend(
             kept = jnp.where(balls.over(better, x.shape), x_adv, image)
             return kept, right & still, jnp.where(better, margin, least)
 
-        def restart(best, number):
+        def restart(carry, number):
+            best, steep = carry
             sample = jax.vmap(lambda k: ball.sample(jax.random.fold_in(k, number), (1, *x.shape[1:])))
             x_adv = jnp.clip(x + sample(keys)[:, 0], 0.0, 1.0) if at_random else x
 
             def climb(carry, first):
-                best, x_adv = carry
+                best, x_adv, steep = carry
                 retrieved = retrieve(keys, x_adv, y) if refresh else at_first
                 last = jnp.minimum(first + period, steps)
-                x_adv = lax.fori_loop(first, last, lambda _, z: step(z, retrieved), x_adv)
+                climbed = lax.fori_loop(first, last, lambda _, c: step(c, retrieved), (x_adv, steep))
+                x_adv, steep = climbed
                 # A single iterate is left to the judge.
-                return (lower(best, x_adv) if periods > 1 else (x_adv, *best[1:]), x_adv), None
+                best = lower(best, x_adv) if periods > 1 else (x_adv, *best[1:])
+                return (best, x_adv, steep), None
 
-            return lax.scan(climb, (best, x_adv), jnp.arange(0, steps, period))[0][0], None
+            (best, _, steep), _ = lax.scan(climb, (best, x_adv, steep), jnp.arange(0, steps, period))
+            return (best, steep), None
 
-        return lax.scan(restart, (x, clean, lead), jnp.arange(restarts))[0][0]
+        start = (x, clean, lead), jnp.zeros(len(x), bool)
+        ((image, _, _), steep), _ = lax.scan(restart, start, jnp.arange(restarts))
+        return image, steep
 
     held = jax.eval_shape(
         lambda k, x, y: retrieve(outcome.keys(k, jnp.arange(1)), x, y), key, x[:1], y[:1]
     )
-    image = in_tiles(batch, outcome.fitting(held))(jnp.arange(len(x)), x, y, clean, lead)
+    image, steep = in_tiles(batch, outcome.fitting(held))(jnp.arange(len(x)), x, y, clean, lead)
     forwards = 1 + (periods if periods > 1 else 0) + searches * (periods if refresh else 1)
-    found = outcome.judge(model, x, y, image, norm, steps * restarts, forwards, clean)
+    found = outcome.judge(model, x, y, image, norm, steps * restarts, forwards, clean, ~steep)
     # Rounding takes an image at the rim of the ball to either side of it.
     return found._replace(norm=jnp.where(found.success, jnp.minimum(found.norm, eps), found.norm))

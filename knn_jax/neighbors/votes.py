@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from knn_jax import losses
+
 ABSENT = 1e6  # of rows that a class lacks, in units of the k-th squared distance
 
 
@@ -25,7 +27,7 @@ def soft_votes(
     these are the hard votes.
     """
     flat = nearness(squared.reshape(squared.shape[0], -1), k, temperature)
-    return jax.nn.sigmoid(flat).reshape(squared.shape).sum(-1)
+    return losses.sigmoid(flat).reshape(squared.shape).sum(-1)
 
 
 def nearness(
