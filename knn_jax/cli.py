@@ -7,22 +7,34 @@ import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
+from knn_jax import compiled
 from knn_jax.config import Config
+
+KEPT = f"Keep compiled programs in {compiled.folder()}, for the next run; delete it to free the space."
 
 
 @dataclasses.dataclass(frozen=True)
 class _Run(Config):
     workdir: str = ""
     """Folder of checkpoints and results; the same one resumes."""
+    keep_programs: Annotated[bool, tyro.conf.arg(help=KEPT)] = True
 
 
 def main(job: Callable[[Config, str], None], about: str) -> None:
     """Runs `job` on the recipe and the workdir of the command line."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax and TFDS tell their inner life
-    run(lambda: job(*parse(sys.argv, about)))
+
+    def start() -> None:
+        recipe, workdir, keeps = parse(sys.argv, about)
+        if keeps:
+            compiled.keep()
+        job(recipe, workdir)
+
+    run(start)
 
 
 def run(job: Callable[[], object]) -> None:
@@ -38,8 +50,9 @@ def run(job: Callable[[], object]) -> None:
         sys.exit(130)
 
 
-def parse(argv: list[str], about: str) -> tuple[Config, str]:
-    """`SCRIPT RECIPE.py [--workdir DIR] [--section.knob VALUE ...]` as recipe and workdir."""
+def parse(argv: list[str], about: str) -> tuple[Config, str, bool]:
+    """`SCRIPT RECIPE.py [--workdir DIR] [--section.knob VALUE ...]` as recipe and workdir, and whether
+    compiled programs are kept."""
     script, *arguments = argv
     if not arguments or arguments[0].startswith("-"):
         usage = f"usage: {Path(script).name} RECIPE.py [--workdir DIR] [--section.knob VALUE ...]"
@@ -66,7 +79,7 @@ def parse(argv: list[str], about: str) -> tuple[Config, str]:
     weights = bool(asked.net.weights)
     if not copy or _told(asked, weights) != _told(recipe, weights):
         asked = dataclasses.replace(asked, reported={})
-    return asked, given.workdir
+    return asked, given.workdir, given.keep_programs
 
 
 def _told(recipe: Config, given: bool) -> tuple:

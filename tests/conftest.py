@@ -9,7 +9,6 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 4)
@@ -20,7 +19,9 @@ hook = install_import_hook("knn_jax", "beartype.beartype")
 
 import pytest  # noqa: E402
 
-from knn_jax import config  # noqa: E402
+from knn_jax import compiled, config  # noqa: E402
+
+compiled.keep(brief=0.0)  # programs run for milliseconds here and compile for seconds
 
 
 @pytest.fixture(scope="module")
@@ -32,21 +33,10 @@ def quick():
 
 
 @pytest.fixture(scope="module")
-def trains(tmp_path_factory):
-    """Programs compiled once are kept; and optax.adam mixes types, which the tests forbid elsewhere."""
-    kept = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in kept}
-    for values in (kept, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is kept:
-            with jax.numpy_dtype_promotion("standard"):
-                yield
+def trains():
+    """optax.adam mixes types, which the tests forbid elsewhere."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ LEVELS = {
     "figures": 4,
     "jobs": 4,
     "cli": 4,
+    "compiled": 0,
     "workdir": 4,
     "progress": 4,
     "state_dict": 4,
@@ -116,7 +117,7 @@ def test_only_nets_imports_flax(path):
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("neighbors", {"mesh"}),
+        ("neighbors", {"losses", "mesh"}),
         ("mesh", set()),
         ("balls", set()),
         ("config", set()),

@@ -49,15 +49,16 @@ def script(tmp_path):
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("configs/*.py")), ids=lambda file: file.stem)
 def test_every_recipe_is_parsed_as_it_stands(file):
-    recipe, workdir = parse(str(file))
+    recipe, workdir, keeps = parse(str(file))
+    assert keeps
     assert recipe.name == file.stem
     assert type(recipe) is config.Config
     assert workdir == f"runs/{file.stem}"
 
 
 def test_overrides_reach_their_knobs_and_no_others():
-    before, _ = parse(DIGITS)
-    after, workdir = parse(
+    before, *_ = parse(DIGITS)
+    after, workdir, _ = parse(
         *(DIGITS, "--workdir", "here", "--optim.peak-lr", "0.05", "--classifier.layers", "relu1", "fc"),
         *("--attack.norms", "linf", "--attack.radii", "0.5", "2"),
     )
@@ -100,7 +101,7 @@ def test_overrides_reach_their_knobs_and_no_others():
     ],
 )
 def test_a_papers_figures_stay_with_what_they_are_of(arguments, kept):
-    recipe, _ = parse(str(ROOT / "configs" / "cifar10_ask.py"), *arguments)
+    recipe, *_ = parse(str(ROOT / "configs" / "cifar10_ask.py"), *arguments)
     assert bool(recipe.reported) == kept
 
 

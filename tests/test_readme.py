@@ -48,7 +48,7 @@ def test_measured_numbers_are_those_of_named_runs(text):
 def test_a_papers_figures_stand_beside_what_was_trained_as_the_recipe_says(name):
     found = REPORTS[name]
     script, recipe, *knobs = shlex.split(found["command"])
-    asked, _ = cli.parse([script, str(ROOT / recipe), *knobs], "")
+    asked, *_ = cli.parse([script, str(ROOT / recipe), *knobs], "")
     assert asked.reported[found["layer"]] == found["reported"]
 
 
