@@ -95,7 +95,7 @@ def test_it_is_the_nearest_of_all_sets(k, classes, box):
 
 def test_of_five_votes_in_four_classes_it_is_a_bound_and_the_vote_judges_the_point(monkeypatch):
     """One vote of each other class does not beat two: there the lower bound is not reached."""
-    monkeypatch.setattr(sets, "WORK", 300)
+    monkeypatch.setattr(sets, "WORK", 100)
     model, x, y = case(5, 4)
     found, radius = found_by(model, x, y), truth(model, x, y)
     assert (found.lower <= radius).all()
