@@ -135,6 +135,64 @@ def test_guides_that_a_class_lacks_are_marked_and_do_not_count():
     np.testing.assert_array_equal(guides.features[0][0, 1, 0], images[3].ravel())
 
 
+def broken(x):
+    """Pixels, but NaN for an image that is white at its first."""
+    return jnp.where(x[:, :1, 0, 0] == 1, jnp.nan, flat(x))
+
+
+def answer(features, values, nearness):
+    """The mean of the neighbours' values."""
+    return (values * jnp.exp(nearness)[..., None]).mean(1) + 0 * features
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_an_image_whose_features_are_nan_has_no_neighbours(jit):
+    """Neither the last row, of class 2, nor any other speaks for it."""
+    images = jax.random.uniform(jax.random.key(0), (210, 2, 2, 1), maxval=0.9)
+    labels = jnp.arange(210, dtype=jnp.int32) % 3
+    x = images[200:202].at[1].set(1.0)
+
+    knn = classifiers.knn(broken, images, labels, k=2)
+    retrieving = classifiers.retrieval(knn, Partial(lambda x: flat(x)[:, :3]), answer)
+    nearest = classifiers.prototypes(knn, images.reshape(70, 3, 4).swapaxes(0, 1))
+    every = jnp.arange(3, dtype=jnp.int32)
+
+    def ask(knn, retrieving, nearest, x):
+        two = x[jnp.array([1, 1, 1])]
+        return {
+            "predict": [model.predict(x) for model in (knn, retrieving, nearest)],
+            "right": [model.right(two, every) for model in (knn, retrieving, nearest)],
+            "margin": [model.margin(two, every) for model in (knn, retrieving, nearest)],
+            "rivals": [model.rivals(x, every[:2], 3) for model in (knn, retrieving, nearest)],
+            "references": knn.references(x, 2),
+            "guides": knn.guides(x, every[:2], 2),
+            "sample": nearest.nearest_sample(x, every[:2]),
+        }
+
+    told = (jax.jit(ask) if jit else ask)(knn, retrieving, nearest, x)
+    for predicted in told["predict"]:
+        assert predicted[1] == classifiers.NOBODY
+        assert predicted[0] >= 0
+    assert not np.any(told["right"])
+    assert not np.any(told["margin"])
+    for rivals in told["rivals"]:
+        np.testing.assert_array_equal(rivals[1], jnp.broadcast_to(x[1], (3, 2, 2, 1)))
+        assert (rivals[0] != x[:1]).any()
+    assert (told["references"][0][1] == classifiers.FAR).all()
+    assert not told["guides"].there[1].any()
+    image, there = told["sample"]
+    assert not there[1]
+    np.testing.assert_array_equal(image[1], x[1])
+    assert not jnp.isfinite(retrieving.held().references(x)[1]).any()
+
+
+def test_prototypes_that_are_nan_are_refused():
+    images = jnp.linspace(0.1, 0.9, 6)[:, None, None, None] * jnp.ones((1, 2, 2, 1))
+    knn = classifiers.knn(flat, images, jnp.arange(6) % 3, k=1)
+    with pytest.raises(ValueError, match="prototypes that are NaN"):
+        classifiers.prototypes(knn, jnp.full((3, 4), jnp.nan))
+
+
 def test_a_network_decides_by_its_largest_logit():
     x = jnp.array([[0.1, 0.7, 0.3], [0.5, 0.5, 0.2]]).reshape(2, 1, 3, 1)
     model = classifiers.network(flat, x)

@@ -138,7 +138,8 @@ class KNN(Decision):
     def rivals(self, x: Images, y: Labels, count: int) -> Float[Array, "batch count h w c"]:
         """The images of the `count` rows nearest to x that are not of class y, by the first tap.
 
-        At most a quarter of them are of one class (one, where there are up to four).
+        At most a quarter of them are of one class (one, where there are up to four). An image whose
+        features are NaN has none and is given itself.
         """
         return _rivals(self, x, y, count)
 
@@ -274,8 +275,10 @@ def _references(model, x, count):
 def _guides(model, x, y, count):
     queries = model.features(x)
     near = model.of_every_class(queries[0], model.banks[0], count)
-    mean = jnp.mean(jnp.square(near.distance), -1, where=near.index >= 0)
-    other = jnp.where(jax.nn.one_hot(y, model.classes, dtype=bool), jnp.inf, mean).argmin(1)
+    found = near.index >= 0
+    mean = jnp.mean(jnp.square(near.distance), -1, where=found)
+    own = jax.nn.one_hot(y, model.classes, dtype=bool)
+    other = jnp.where(own | ~found.any(-1), jnp.inf, mean).argmin(1)
     pair = jnp.stack([y, other], 1)[..., None]
     index = jnp.take_along_axis(near.index, pair, 1)
     there = index >= 0
@@ -293,6 +296,7 @@ def _rivals(model, x, y, count):
     distance = jnp.where(own[..., None], jnp.inf, near.distance)
     distance, index = (leaf.reshape(len(x), -1) for leaf in (distance, near.index))
     there = jnp.isfinite(distance).sum(1, keepdims=True)  # with fewer than asked they are repeated
-    place = jnp.arange(count)[None] % there
+    place = jnp.arange(count)[None] % jnp.maximum(there, 1)
     index = jnp.take_along_axis(index, jnp.argsort(distance, 1), 1)
-    return model.images[jnp.take_along_axis(index, place, 1)]
+    images = model.images[jnp.take_along_axis(index, place, 1)]
+    return jnp.where(there.reshape(-1, 1, 1, 1, 1) > 0, images, x[:, None])

@@ -32,11 +32,12 @@ class Prototypes(KNN):
 
     def nearest_sample(self, x: Images, y: Labels) -> tuple[Images, Any]:
         """Of each image the nearest of those samples of class y that are classified as such, and
-        whether there is any."""
+        whether there is any; without one the image itself."""
         (bank,) = self.samples.banks
         labels = jnp.where(self.given == self.samples.labels, self.given, -1)
         near = self.nearest(self.first(x), bank, 1, labels=labels, only=y).index[:, 0]
-        return self.samples.images[near], near >= 0
+        there = near >= 0
+        return jnp.where(there[:, None, None, None], self.samples.images[near], x), there
 
 
 def prototypes(samples: KNN, rows: Float[Array, "class *count dim"]) -> Prototypes:
@@ -58,6 +59,8 @@ def prototypes(samples: KNN, rows: Float[Array, "class *count dim"]) -> Prototyp
             f"prototypes of {classes} classes in {dim} dimensions, and samples of {samples.classes} in "
             f"{bank.shape[1]}"
         )
+    if not isinstance(rows, Tracer) and not np.isfinite(np.asarray(rows)).all():
+        raise ValueError("prototypes that are NaN or infinite: no image is near them")
     if samples.unit and not isinstance(rows, Tracer):
         length = np.linalg.norm(np.asarray(rows), axis=-1)
         if not np.allclose(length, 1, atol=1e-3):

@@ -162,7 +162,9 @@ def retrieval(
 
 @jax.jit
 def _values(model, x):
-    return lax.stop_gradient(model.values[model.retrieved(x)])
+    """NaN, so that no class is named, where a row is missing: of keys that are NaN."""
+    index = model.retrieved(x)
+    return lax.stop_gradient(jnp.where(index[..., None] < 0, jnp.nan, model.values[index]))
 
 
 @jax.jit
@@ -178,4 +180,6 @@ def _references(model, x, count):
     bank = model.near.banks[0]
     index = model.near.of_every_class(model.near.first(x), bank, count).index
     keys = jnp.where(index[..., None] < 0, FAR, bank[index])
-    return lax.stop_gradient((keys, model.values[index.reshape(len(x), -1)]))
+    index = index.reshape(len(x), -1)
+    values = jnp.where(index[..., None] < 0, 0.0, model.values[index])
+    return lax.stop_gradient((keys, values))
