@@ -151,3 +151,52 @@ def test_a_step_moves_each_pixel_by_its_size():
     assert found.success.all()
     np.testing.assert_allclose(found.image, jnp.full((1, 2, 2, 1), 0.05), atol=1e-6)
     assert not run().success.any()  # by a tenth of eps
+
+
+@pytest.mark.parametrize("name", ["knn", "network"])
+def test_pgd_takes_soft_votes_at_temperature_1_where_rows_vote_and_else_at_a_tenth(name, monkeypatch):
+    model, seen = rows(), []
+    if name == "network":
+        model = classifiers.network(Partial(lines, jnp.stack([-UP, UP], 1)), model.images)
+    plain = type(model).soft_votes
+
+    def soft_votes(self, x, references, temperature):
+        jax.debug.callback(lambda value: seen.append(float(value)), temperature)
+        return plain(self, x, references, temperature)
+
+    monkeypatch.setattr(type(model), "soft_votes", soft_votes)
+    jax.clear_caches()
+    x, y = jnp.full((1, 2, 2, 1), 0.05), jnp.array([0], jnp.int32)
+    attacks.pgd(KEY, model, x, y, eps=0.2, steps=2)
+    jax.effects_barrier()
+    jax.clear_caches()
+    np.testing.assert_allclose(seen, [1.0 if name == "knn" else 0.1] * 2)
+
+
+@pytest.mark.parametrize(("overshoot", "enough"), [(0.08, False), (0.12, True)])
+def test_deepfool_asks_of_its_perturbation_and_the_overshoot(overshoot, enough):
+    """One step to the source's boundary; that of the model is a tenth of the way beyond."""
+    x, y = jnp.full((1, 2, 2, 1), 0.5), jnp.array([0], jnp.int32)
+    lead = 0.3
+
+    def logits(threshold, x):
+        up = flat(x) @ UP[:, None] - threshold
+        return jnp.concatenate([-up, up], 1)
+
+    at = float(flat(x)[0] @ UP)
+    source, model = (
+        classifiers.network(Partial(logits, jnp.float32(at + share * lead)), x) for share in (1, 1.1)
+    )
+    found = attacks.deepfool(KEY, model, x, y, source=source, overshoot=overshoot, steps=1)
+    np.testing.assert_array_equal(found.success, [enough])
+    np.testing.assert_array_equal(found.exhausted, [not enough])
+
+
+def test_hinged_descends_by_rmsprop_of_decay_99_hundredths():
+    """Whose first step is the learning rate over the root of a hundredth."""
+    images = jnp.array([0.4, 0.56])[:, None, None, None] * jnp.ones((1, 2, 2, 1))
+    model, x = classifiers.knn(flat, images, jnp.arange(2), k=1), jnp.full((1, 2, 2, 1), 0.47)
+    run = partial(attacks.hinged, guides=2, learning_rate=0.02, noise=0.0, steps=1, rounds=1)
+    found = run(KEY, model, x, jnp.array([0], jnp.int32))
+    assert found.success.all()
+    np.testing.assert_allclose(found.image, lagrangian.squash(lagrangian.unsquash(x) + 0.2), rtol=1e-4)

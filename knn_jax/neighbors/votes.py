@@ -8,8 +8,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from knn_jax import losses
-
 ABSENT = 1e6  # of rows that a class lacks, in units of the k-th squared distance
 
 
@@ -27,7 +25,8 @@ def soft_votes(
     these are the hard votes.
     """
     flat = nearness(squared.reshape(squared.shape[0], -1), k, temperature)
-    return losses.sigmoid(flat).reshape(squared.shape).sum(-1)
+    # The sigmoid, but its slope is lost where it rounds to 1: JAX's is sigmoid (1 - sigmoid).
+    return jnp.exp(jax.nn.log_sigmoid(flat)).reshape(squared.shape).sum(-1)
 
 
 def nearness(
