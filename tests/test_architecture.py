@@ -117,7 +117,7 @@ def test_only_nets_imports_flax(path):
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("neighbors", {"losses", "mesh"}),
+        ("neighbors", {"mesh"}),
         ("mesh", set()),
         ("balls", set()),
         ("config", set()),
