@@ -26,7 +26,7 @@ def shells(at, radius, spread):
 @pytest.mark.parametrize("metric", ["l2", "squared_l2", neighbors.Subspaces(1)], ids=str)
 def test_what_bounds_cannot_tell_apart_is_measured(metric):
     """They exclude all rows beyond the nearest one, and none of the others; one label has few rows."""
-    query, bank = shells(300.0, 1.0, 1e-3)
+    query, bank = shells(120.0, 1.0, 1e-3)
     bank[::SIDE] = query + np.float32(0.1)
     asked = jnp.asarray(query), jnp.asarray(bank), 4
     agrees(neighbors.search(*asked, metric=metric), metric, query, bank, rtol=2e-6)
@@ -42,7 +42,7 @@ def test_what_bounds_cannot_tell_apart_is_measured(metric):
 
 
 def test_queries_whose_squares_overflow_do_not_exclude_anything():
-    query, bank = shells(7.6e18, 6e18, 3e-6)
+    query, bank = shells(7.55e18, 5.5e17, 3e-5)
     largest = np.finfo(np.float32).max
     assert (np.sum(np.square(np.float64(bank)), 1) < largest).all()
     assert (np.sum(np.square(np.float64(query)), 1) > largest).all()

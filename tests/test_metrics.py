@@ -260,6 +260,9 @@ def nasty(kind, dim):
     if kind == "of equal coordinates":  # all roundings of a sum are of one sign; queries nearly on rows
         query = np.repeat(rng.uniform(1, 2, size=(MANY, 1)), dim, 1)
         bank = np.resize(query, bank.shape) * (1 + 2.0**-23 * rng.integers(0, 4, size=(300, 1)))
+    if kind == "nearly of one direction":  # less apart than directions are rounded, and more
+        common, width = rng.uniform(1, 2, size=dim), 10.0 ** rng.uniform(-7, -2, size=(300, 1))
+        bank, query = common * (1 + width * bank), common * (1 + width[:MANY] * query)
     if kind in ("flushed", "flushed of both signs"):  # products of some coordinates, of others not
         bank, query = (np.abs(a) * 10.0 ** rng.uniform(-21, -17, size=a.shape) for a in (bank, query))
         query = query * (rng.choice([-1, 1], size=query.shape) if kind != "flushed" else 1)
@@ -280,6 +283,7 @@ NASTY = [
     "tiny",
     "large",
     "of equal coordinates",
+    "nearly of one direction",
 ]
 EXTREME = ["flushed", "flushed of both signs", "tiny rows", "least rows", "greatest rows"]
 
