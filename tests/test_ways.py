@@ -102,6 +102,14 @@ def test_what_is_not_finite_is_nobodys_neighbour_and_has_none(search, metric):
     np.testing.assert_allclose(near.distance[right], expected.distance, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("metric", METRICS, ids=str)
+def test_a_query_of_zeros_finds_no_row_that_is_not_finite(metric):
+    bank = np.full((150, 2), np.inf, np.float32)
+    bank[::2, 0], bank[100] = np.nan, 0.0
+    near = neighbors.search(jnp.zeros((1, 2)), jnp.asarray(bank), 2, metric=metric)
+    np.testing.assert_array_equal(near.index, [[100, -1]])
+
+
 def test_a_bank_of_nothing_finite_has_no_neighbours():
     near = neighbors.search(jnp.ones((2, 3)), jnp.full((200, 3), jnp.nan), 2)
     np.testing.assert_array_equal(near.index, -1)
@@ -170,6 +178,37 @@ def test_integers_that_do_not_fit_are_refused(large, given):
     bank[1] = large
     with pytest.raises(ValueError, match=f"bank is {large.dtype}.*{abs(int(large))} is above 16777216"):
         getattr(neighbors, given)(jnp.zeros((1, 1)), bank, 2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("given", ["search", "stream"])
+def test_numpy_float64_makes_no_room_for_integers_where_x64_is_off(dtype, given):
+    bank = np.array([[2**32], [5]])
+    with pytest.raises(ValueError, match="distances are float32: 4294967296 is above 16777216"):
+        getattr(neighbors, given)(np.zeros((1, 1), dtype), bank, 1)
+
+
+def test_integers_that_jax_would_wrap_are_refused():
+    query, bank, wide = jnp.zeros((1, 1)), np.zeros((2, 1), np.float32), np.array([2**32, 1])
+    for given in ((wide, wide[1:], None), (wide % 3, None, wide[:1])):
+        with pytest.raises(ValueError, match="4294967296 is held by JAX as int32"):
+            neighbors.nearest.check(query, bank, 1, "l2", *given)
+    for given in ((wide[:, None],), (bank, None)):
+        with pytest.raises(ValueError, match="4294967296 is held by JAX as int32"):
+            neighbors.shard(given[0], mesh.make(rows=2), *(wide for _ in given[1:]))
+
+
+def test_labels_of_a_bank_over_devices_are_one_for_each_row():
+    bank = neighbors.shard(np.zeros((5, 1), np.float32), mesh.make(rows=2))
+    with pytest.raises(ValueError, match="one for each of 5 rows"):
+        neighbors.search(jnp.zeros((1, 1)), bank, 1, labels=jnp.arange(3), only=jnp.array([2]))
+
+
+def test_what_is_no_point_is_refused():
+    with pytest.raises(ValueError, match="no dimension"):
+        neighbors.search(jnp.zeros((1, 0)), jnp.zeros((3, 0)), 1)
+    with pytest.raises(ValueError, match="complex64"):
+        neighbors.search(jnp.zeros((1, 1)), jnp.array([[1j], [0.5]]), 1)
 
 
 def test_wide_integers_are_taken_where_they_fit_and_refused_where_nobody_can_see():

@@ -134,7 +134,8 @@ class Cosine:
 
     def distance(self, query, rows):
         apart = jnp.sum(jnp.square(_direction(query) - _direction(rows)), -1) / 2
-        return jnp.where(jnp.any(query != 0, -1) & jnp.any(rows != 0, -1), apart, 1.0)
+        zero = ~(jnp.any(query != 0, -1) & jnp.any(rows != 0, -1))
+        return jnp.where(zero & jnp.isfinite(apart), 1.0, apart)  # a zero beside an infinity: none
 
     quick = distance
 

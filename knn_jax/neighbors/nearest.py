@@ -15,7 +15,7 @@ from knn_jax.neighbors import metrics, sharded, tiles
 from knn_jax.neighbors.answer import Neighbors
 from knn_jax.neighbors.passes import nearest
 from knn_jax.neighbors.plan import Eligible, Plan, floating
-from knn_jax.neighbors.sharded import Sharded, check_rows
+from knn_jax.neighbors.sharded import Sharded, check_held, check_rows
 
 
 def search(
@@ -60,9 +60,9 @@ def search(
     """
     metric = metrics.named(metric) if isinstance(metric, str) else metric
     metrics.check(coarse)
+    check(query, bank, k, metric, labels, only, without)
     if isinstance(bank, Sharded) and not (only is None and without is None):
         labels = bank.labels if labels is None else labels[jnp.maximum(bank.index, 0)]
-    check(query, bank, k, metric, labels, only, without)
     return _search(metric, coarse, query, bank, k, Eligible(labels, only, without))
 
 
@@ -142,18 +142,25 @@ def check(query, bank, k, metric, labels, only, without) -> None:
         raise ValueError(
             f"query {query.shape} and bank {bank.shape} must be (query, dim) and (row, dim) of one dim"
         )
-    check_integers("query", query, floating(query, bank))
-    check_integers("bank", bank, floating(query, bank))
+    if not query.shape[1]:
+        raise ValueError(f"query {query.shape} and bank {bank.shape}: no dimension to measure")
+    for name, array in (("query", query), ("bank", bank)):
+        if jnp.issubdtype(array.dtype, jnp.complexfloating):
+            raise ValueError(f"{name} is {array.dtype}: give real numbers")
+        check_integers(name, array, floating(query, bank))
     if isinstance(metric, metrics.Subspaces) and (metric.count < 1 or query.shape[1] % metric.count):
         raise ValueError(f"{query.shape[1]} dimensions are no multiple of {metric.count} subspaces")
-    if (labels is None) != (only is None and without is None):
+    everyone = only is None and without is None
+    own = isinstance(bank, Sharded) and bank.labels is not None
+    if (everyone and labels is not None) or not (everyone or own or labels is not None):
         raise ValueError("labels go with only= or without=, and those with labels")
     if only is not None and without is not None:
         raise ValueError("only= and without= exclude each other: give one of them")
-    if labels is not None and not isinstance(bank, Sharded) and labels.shape != (rows,):
+    if labels is not None and labels.shape != (rows,):
         raise ValueError(f"labels of shape {labels.shape}: one for each of {rows} rows needed")
-    for name, asked in (("only", only), ("without", without)):
-        if asked is not None and asked.shape[:1] != query.shape[:1]:
+    for name, asked in (("labels", labels), ("only", only), ("without", without)):
+        check_held(name, asked)
+        if name != "labels" and asked is not None and asked.shape[:1] != query.shape[:1]:
             raise ValueError(
                 f"{name} of shape {asked.shape}: one for each of {len(query)} queries needed"
             )

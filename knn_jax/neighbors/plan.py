@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
+from jax import dtypes, lax
 from jaxtyping import Array, Bool, Int
 
 from knn_jax.neighbors import metrics, tiles
@@ -60,8 +60,8 @@ class Eligible(NamedTuple):
 
 
 def floating(*arrays: Any):
-    """The type of distances: float64 if any of the arrays is, else float32."""
-    wide = any(array.dtype == jnp.float64 for array in arrays)
+    """The type of distances: float64 if JAX holds any of the arrays so, else float32."""
+    wide = any(dtypes.canonicalize_dtype(array.dtype) == jnp.float64 for array in arrays)
     return jnp.dtype(jnp.float64 if wide else jnp.float32)
 
 

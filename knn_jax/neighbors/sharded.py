@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import dtypes, lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Num
@@ -56,7 +56,8 @@ def shard(
 
     Rows are numbered process by process. Each device is sent its own part and no more, so that the
     bank may be a memory-mapped file and need not fit on one host. Raises ValueError for a mesh whose
-    parts are not whole for each process, for an empty bank, and for one of 2^31 rows or more.
+    parts are not whole for each process, for an empty bank, for one of 2^31 rows or more, and for
+    integers that JAX cannot hold.
     """
     parts, processes = mesh.shape[ROWS], jax.process_count()
     if parts % processes:
@@ -65,6 +66,7 @@ def shard(
         )
     local = len(bank)
     check_rows(local)
+    check_held("bank", bank)
     counts = np.ravel(multihost_utils.process_allgather(np.int32(local))) if processes > 1 else [local]
     count, firsts = int(np.sum(counts)), tuple(int(n) for n in np.cumsum([0, *counts[:-1]]))
     before = firsts[jax.process_index()]
@@ -72,6 +74,7 @@ def shard(
         raise ValueError("the bank is empty: give it at least one row")
     if labels is not None and np.shape(labels) != (local,):
         raise ValueError(f"labels of shape {np.shape(labels)}: one for each of {local} rows needed")
+    check_held("labels", labels)
     each = -(-int(np.max(counts)) // (parts // processes))  # rows of a part
     check_rows(max(count, parts * each))
     start = jax.process_index() * (parts // processes) * each
@@ -97,6 +100,18 @@ def check_rows(count: int) -> None:
     """Raises ValueError for more rows than 32 bits can number."""
     if count > np.iinfo(np.int32).max:
         raise ValueError(f"a bank of {count} rows: indices are of 32 bits, so give 2^31 - 1 at most")
+
+
+def check_held(name: str, array: Any) -> None:
+    """Raises ValueError for integers that would wrap, since JAX holds those of 64 bits in 32."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu" or not array.size:
+        return
+    held = np.iinfo(dtypes.canonicalize_dtype(array.dtype))
+    for number in () if held.dtype == array.dtype else (int(array.min()), int(array.max())):
+        if not held.min <= number <= held.max:
+            raise ValueError(
+                f"{name}: {number} is held by JAX as {held.dtype}, from {held.min} to {held.max}"
+            )
 
 
 def search_parts(

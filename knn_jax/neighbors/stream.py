@@ -19,7 +19,7 @@ PIECE = 2**28  # bytes of the bank on the device at once, and as many on the way
 
 
 def stream(
-    query: Num[Array, "query dim"],
+    query: Num[Array | np.ndarray, "query dim"],
     bank: Num[np.ndarray, "row dim"],
     k: int,
     *,
