@@ -363,7 +363,7 @@ def test_several_taps_take_one_pass_of_the_network():
 
     def work(*layers):
         features = nets.features(net, variables, layers, (1, 8, 8, 1))
-        model = classifiers.knn(features, images, jnp.arange(6) % 3, k=1)
+        model = classifiers.knn(features, images[:1], jnp.zeros(1, int), k=1)  # hardly a search
         references = model.references(images, 1)
 
         def votes(model, x):

@@ -420,6 +420,22 @@ def test_ranks_of_classes_that_lack_rows_and_of_equal_rows_are_finite(k, tempera
     assert np.isfinite(jax.grad(lambda s: lead(s).sum())(squared)).all()
 
 
+@pytest.mark.parametrize("rows", [4, 7, 30])
+def test_ranks_have_a_slope_where_classes_have_fewer_rows_than_half_of_the_votes(rows):
+    """k = 15 of classes of as many rows each: no class may have half of the votes, and one must win."""
+    rng = np.random.default_rng(0)
+    bank = jnp.asarray(rng.normal(size=(3, rows, 5)), jnp.float32)
+    query, y = jnp.asarray(rng.normal(size=(6, 5)), jnp.float32), jnp.arange(6) % 3
+
+    def lead(query):
+        squared = jnp.sum(jnp.square(query[:, None, None] - bank[None]), -1)
+        missing = jnp.full((6, 3, max(0, 11 - rows)), 1e30)
+        squared = jnp.concatenate([squared, missing], -1)
+        return losses.margin(neighbors.ranks((squared,), y, min(15, 3 * rows), 0.1), y).sum()
+
+    assert (jnp.abs(jax.grad(lead)(query)).max(1) > 1e-3).all()
+
+
 @pytest.mark.parametrize("tile", [1, 3, 7, 100])
 def test_tiles_of_a_function_are_the_function(tile):
     tree = {"a": jnp.arange(14.0).reshape(7, 2)}, jnp.arange(7)

@@ -84,7 +84,7 @@ def network(
     if len(shape) != 2:
         raise ValueError(f"logits of shape {shape}: (batch, class) needed")
     check_top(top, shape[1])
-    check_alone(jax.jit(logits), jnp.stack([x[0], 1 - x[0]]))
+    check_alone(Partial(_applied, logits), jnp.stack([x[0], 1 - x[0]]))
     pixels = None if labels is None else knn(_flat, x, labels, k=1)
     check_classes(pixels.classes if pixels else 0, shape[1])
     return Network(logits, shape[1], pixels, top=top)
@@ -92,6 +92,11 @@ def network(
 
 def _flat(x):
     return x.reshape(len(x), -1)
+
+
+@jax.jit
+def _applied(function, x):
+    return function(x)
 
 
 @jax.jit

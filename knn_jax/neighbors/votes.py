@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-ABSENT = 1e6  # of rows that a class lacks, in units of the k-th squared distance
+ABSENT = 1e6  # of rows that a class has none of, in units of the k-th squared distance
+LACKED = 1.0  # how far behind its last row those stand that a class lacks, in the same units
 
 
 def votes(labels: Int[Array, "query k"], classes: int) -> Int[Array, "query class"]:
@@ -57,7 +58,8 @@ def ranks(
     had, and of an odd number the last may go to any other class: it misses by the largest gap among
     these, in units of its tap's k-th squared distance. So its score is above that of y where the hard
     vote is lost: just there for two classes, and for k up to 3 in one tap; with more, rows of third
-    classes may stand between. That is at temperature 0; above it the gaps share by a softmax.
+    classes may stand between. Rows that a class lacks for half of the votes stand behind its last, for
+    fewer may do. That is at temperature 0; above it the gaps share by a softmax.
 
     (The regions of Yang et al. 2020, "Robustness for non-parametric classification", of which they take
     a few and solve each; here they are the nearest at the image as it is. Soft votes saturate where
@@ -85,6 +87,10 @@ def _ordered(squared, y, k):
     rows = jnp.pad(rows, ((0, 0), (0, 0), (0, k - rows.shape[-1])), constant_values=ABSENT)
     own = jnp.take_along_axis(rows, y[:, None, None], 1)
     displaced = jnp.broadcast_to(own[..., ::-1], rows.shape)
+    # Rows that a class lacks stand behind its last, for a constant in their place has no slope.
+    there = rows < ABSENT
+    last = jnp.max(rows, -1, keepdims=True, where=there, initial=-jnp.inf)
+    rows = jnp.where(there | ~there.any(-1, keepdims=True), rows, last + LACKED)
     return rows, displaced, rows - displaced
 
 
