@@ -96,6 +96,11 @@ def load(knobs: config.Data, track: Track = lambda items, _: items) -> Dataset:
     train, test, *extra = (_checked(knobs.name, split) for split in (train, test, *extra))
     classes = int(train.labels.max()) + 1
     for what, split in zip(("test", knobs.candidates), (test, *extra), strict=False):
+        if split.images.shape[1:] != train.images.shape[1:]:
+            raise ValueError(
+                f"{knobs.name}: {what} images are {split.images.shape[1:]}, those of the training set "
+                f"{train.images.shape[1:]}"
+            )
         if split.labels.max() >= classes:
             raise ValueError(
                 f"{knobs.name}: {what} label {split.labels.max()} is no class of the training set"
@@ -220,10 +225,12 @@ def _checked(name: str, split: Split) -> Split:
     Raises ValueError for images or labels that are unfit.
     """
     images, labels = split
-    if images.ndim != 4 or labels.shape != images.shape[:1] or not len(labels):
+    if images.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: images are {images.dtype}; they must be bytes or floats in [0, 1]")
+    if images.ndim != 4 or labels.shape != images.shape[:1] or not images.size:
         raise ValueError(
             f"{name}: images {images.shape} and labels {labels.shape} must be (row, height, width, "
-            "channel) and (row,), with at least one row"
+            "channel) and (row,), with at least one pixel"
         )
     if images.dtype != np.uint8:
         low, high = images.min(), images.max()

@@ -224,6 +224,12 @@ def bright(value):
         pytest.param(fit(labels=np.zeros(49, int)), ["(49,)"], id="a label too few"),
         pytest.param(fit(images=np.zeros((50, 12))), ["(50, 12)"], id="flat images"),
         pytest.param(fit(images=np.zeros((0, 4, 3, 1)), labels=np.zeros(0, int)), ["row"], id="empty"),
+        pytest.param(fit(images=np.zeros((50, 0, 3, 1))), ["(50, 0, 3, 1)"], id="no pixels"),
+        pytest.param(fit(images=np.full((50, 4, 3, 1), "a")), ["<U1"], id="images that are words"),
+        pytest.param(fit(images=np.zeros((50, 4, 3, 1), complex)), ["complex128"], id="complex images"),
+        pytest.param(
+            {**parted(), "test_images": np.zeros((50, 3, 3, 1))}, ["(3, 3, 1)", "(4, 3, 1)"], id="sizes"
+        ),
         pytest.param(fit(labels=np.arange(50) % 5 + 0.5), ["0.5", "float64"], id="half labels"),
         pytest.param(fit(labels=np.full(50, np.inf)), ["inf"], id="infinite label"),
         pytest.param(fit(labels=np.arange(50) % 5 + 2**32), ["4294967296"], id="labels that wrap"),
