@@ -30,23 +30,26 @@ def test_what_bounds_cannot_tell_apart_is_measured(metric):
     bank[::SIDE] = query + np.float32(0.1)
     asked = jnp.asarray(query), jnp.asarray(bank), 4
     agrees(neighbors.search(*asked, metric=metric), metric, query, bank, rtol=2e-6)
-    labels = np.arange(2 * SIDE) % SIDE < 2
-    near = neighbors.search(
-        *asked, metric=metric, labels=jnp.asarray(labels, jnp.int32), only=jnp.array([[0, 1], [1, 0]])
+    labels, only = (
+        (np.arange(2 * SIDE) % SIDE < 2).astype(np.int32),
+        np.array([[0, 1], [1, 0]], np.int32),
     )
-    kept = np.flatnonzero(~labels)
-    for number, group in ((0, 0), (1, 1)):
-        index = np.searchsorted(kept, near.index[number, group])
-        found = neighbors.Neighbors(near.distance[number, group][None], index[None])
-        agrees(found, metric, query[number : number + 1], bank[kept], rtol=2e-6)
+    near = neighbors.search(*asked, metric=metric, labels=jnp.asarray(labels), only=jnp.asarray(only))
+    for (number, group), label in np.ndenumerate(only):
+        rows = np.flatnonzero(labels == label)
+        found = np.searchsorted(rows, near.index[number, group])
+        np.testing.assert_array_equal(rows[found], near.index[number, group])
+        found = neighbors.Neighbors(near.distance[number, group][None], found[None])
+        agrees(found, metric, query[number : number + 1], bank[rows], rtol=2e-6)
 
 
-def test_queries_whose_squares_overflow_do_not_exclude_anything():
+@pytest.mark.parametrize("coarse", [None, "tensorfloat32"])
+def test_queries_whose_squares_overflow_do_not_exclude_anything(coarse):
     query, bank = shells(7.55e18, 5.5e17, 3e-5)
     largest = np.finfo(np.float32).max
     assert (np.sum(np.square(np.float64(bank)), 1) < largest).all()
     assert (np.sum(np.square(np.float64(query)), 1) > largest).all()
-    near = neighbors.search(jnp.asarray(query), jnp.asarray(bank), 4)
+    near = neighbors.search(jnp.asarray(query), jnp.asarray(bank), 4, coarse=coarse)
     agrees(near, "l2", query, bank, rtol=3e-7)
 
 
@@ -71,3 +74,10 @@ def test_equal_rows_come_lower_row_first(metric):
     bank[equal] = query
     near = neighbors.search(jnp.asarray(query), jnp.asarray(bank), 40, metric=metric)
     np.testing.assert_array_equal(near.index, equal[None, :40])
+
+
+def test_rows_that_two_tiles_share_are_found_once():
+    """The last tile overlaps the one before; queries are near rows of either, and are soon decided."""
+    bank = np.random.default_rng(9).normal(size=(260, DIM)).astype(np.float32)
+    query = bank[180:] + np.float32(0.01)
+    agrees(neighbors.search(jnp.asarray(query), jnp.asarray(bank), 4), "l2", query, bank)

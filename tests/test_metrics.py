@@ -326,7 +326,7 @@ def test_no_row_is_nearer_than_the_floor_of_its_score(monkeypatch, metric, mode)
     """
     as_matrix_units(monkeypatch)
     above = {}
-    few = getattr(metric, "count", 1)
+    few = 2 if metric == Cosine() else getattr(metric, "count", 1)
     for kind, dim in itertools.product(KINDS + NASTY + EXTREME, (few, 30, 2 * metrics.BLOCK + 32)):
         query, bank = nasty(kind, dim)
         mean = bank.mean(0, keepdims=True)

@@ -146,6 +146,16 @@ def test_of_all_magnitudes_at_once(metric):
     agrees(near, metric, query, bank)
 
 
+@pytest.mark.parametrize("metric", ["l2", "squared_l2", neighbors.Subspaces(2)], ids=str)
+def test_many_squares_that_underflow_beside_few_that_do_not(metric):
+    """Each is lost in the sum, and so many of them are not."""
+    numbers = np.finfo(np.float32)
+    bank = np.full((3, 1000), 0.99 * numbers.tiny**0.5, np.float32)
+    bank[:, ::500] = [[(1.01 * numbers.tiny / numbers.eps) ** 0.5], [1e-12], [1e-6]]
+    near = neighbors.search(jnp.zeros((1, 1000)), jnp.asarray(bank), 3, metric=metric)
+    agrees(near, metric, np.zeros((1, 1000)), bank, rtol=2e-6)
+
+
 def test_a_distance_that_the_type_cannot_hold_is_none():
     bank = jnp.array([[3e38], [-3e38], [1e38]])
     near = neighbors.search(jnp.array([[3e38]]), bank, 3)
