@@ -328,7 +328,7 @@ def nan_in_row_two(x):
         ({"images": GREY * 3}, r"images reach from 1.5 to 1.5: they must be in \[0, 1\]"),
         ({"images": GREY - 1}, "images reach from -0.5"),
         ({"images": GREY.at[0].set(1.00002)}, r"images reach from 0.5 to 1.00002: "),
-        ({"images": GREY.at[0].set(jnp.nan)}, "images reach from nan"),
+        ({"images": GREY.at[0].set(jnp.nan)}, "image 0 holds NaN"),
         ({"images": GREY[..., 0]}, r"images of shape \(4, 2, 2\): \(batch, height, width, channel\)"),
         ({"images": GREY.astype(jnp.uint8)}, r"images are uint8.*\(bytes: divide by 255\)"),
         ({"labels": jnp.array([0, 2, 0, 2])}, "no row of class 1 in the bank"),

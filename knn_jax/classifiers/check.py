@@ -31,7 +31,10 @@ def check_images(images: Any) -> Float[Array, "batch height width channel"]:
     if not isinstance(images, Tracer):
         array = np.asarray(images)  # numpy's: in a caller's jit even constants would be traced
         low, high = array.min(), array.max()
-        if not (low >= -ROUNDED and high <= 1 + ROUNDED):  # also when they are NaN
+        if np.isnan(low):
+            bad = np.flatnonzero(np.isnan(array).any((1, 2, 3)))
+            raise ValueError(f"image {bad[0]} holds NaN: give numbers in [0, 1]")
+        if not (low >= -ROUNDED and high <= 1 + ROUNDED):
             raise ValueError(f"images reach from {low!s} to {high!s}: they must be in [0, 1]")
         if low < 0 or high > 1:
             images = jnp.clip(images, 0.0, 1.0)
