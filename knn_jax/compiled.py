@@ -19,7 +19,7 @@ def folder() -> Path:
 
 def keep(brief: float = BRIEF) -> None:
     """Keeps what JAX compiles from now on in `folder()`, unless the user has told JAX another one."""
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(folder()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", brief)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
