@@ -187,6 +187,11 @@ def test_at_least_k_reach_the_threshold_and_few_more(count, k):
         assert ((reached <= k + SPARE) | ties)[many].all(), kind
 
 
+def test_one_place_too_few_is_noticed():
+    wanted = jnp.arange(100)[None] < jnp.array([[10], [11]])
+    np.testing.assert_array_equal(places(wanted, 10)[1], [True, False])
+
+
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (40, 5), (333, 60), (1000, 1000), (12, 30)])
 def test_places_are_where_it_is_true(count, size):
     rng = np.random.default_rng(0)
