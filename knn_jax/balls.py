@@ -83,12 +83,12 @@ def l2(eps: Radius) -> Ball:
 
 def step(ball: Ball, clean: Images, x: Images, gradient: Images, size: Radius) -> Images:
     """The step of projected gradient ascent from x, to [0, 1] and the ball around the clean image; by a
-    size below 0 of descent.
+    size below 0 of descent. A number of the gradient that is NaN moves nothing: the image stays one.
 
     The last clip keeps the ball: moving towards the pixel box, which contains the clean image, never
     moves away from it.
     """
-    moved = x + over(size, x.shape) * ball.steepest(gradient)
+    moved = x + over(size, x.shape) * ball.steepest(jnp.where(jnp.isnan(gradient), 0.0, gradient))
     return jnp.clip(clean + ball.project(moved - clean), 0.0, 1.0)
 
 

@@ -229,3 +229,32 @@ def test_a_ball_wider_than_the_box_is_allowed_in_l2_and_not_known_to_a_tracer():
         run = partial(attacks.pgd, KEY, model, X, y, norm=norm, steps=1)
         assert jax.eval_shape(lambda eps, run=run: run(eps=eps), 8.0).norm.shape == (6,)
     assert jax.eval_shape(partial(attacks.pgd, norm="l2", eps=1.5), KEY, model, X, y).norm.shape == (6,)
+
+
+def rooted(x):
+    """Logits of two classes that are no numbers, nor is their slope, where the first pixel is above .6:
+    there no class is named."""
+    first = flat(x)[:, :1]
+    return jnp.concatenate([jnp.sqrt(0.6 - first), 0.2 * first], 1)
+
+
+@pytest.mark.parametrize("attack", ["pgd linf", "pgd l2", "ifgsm", "deepfool l2"])
+def test_what_is_fooled_stays_an_image_where_it_has_no_gradient(attack):
+    x = jnp.array([[0.5, 0.5, 0.2, 0.9], [0.55, 0.2, 0.1, 0.8]]).reshape(2, *SHAPE)
+    y = jnp.zeros(2, jnp.int32)
+    model = classifiers.network(rooted, x, jnp.array([0, 1]))
+    found = OF_ANY[attack](KEY, model, x, y)
+    assert found.success.all()
+    assert np.isfinite(found.image).all()
+    assert not model.right(found.image, y).any()
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_minimum_norm_gets_away_from_an_equal_row_that_is_outvoted(norm):
+    """Its nearest row of another class is the image itself, at distance 0."""
+    images = jnp.array([0.4, 0.41, 0.39, 0.6, 0.61, 0.59])[:, None, None, None] * jnp.ones((1, *SHAPE))
+    labels = jnp.array([1, 0, 0, 1, 1, 1])
+    model = classifiers.knn(None, images, labels, k=3)
+    found = attacks.minimum_norm(KEY, model, images[:1], labels[1:2], norm=norm, steps=60)
+    assert found.success.all()
+    assert found.norm[0] < 0.3

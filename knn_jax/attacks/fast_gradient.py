@@ -103,7 +103,8 @@ def _ifgsm(model, source, x, y, sizes, largest, temperature, *, norm, steps):
             own, held = y[example], jax.tree.map(lambda leaf: leaf[example], references)
 
             def step(z, direction):
-                return jnp.clip(z + stride * direction, 0.0, 1.0)
+                moved = jnp.where(jnp.isnan(direction), 0.0, stride * direction)  # it stays an image
+                return jnp.clip(z + moved, 0.0, 1.0)
 
             image = step(x[example], first[example])
             image = lax.fori_loop(1, steps, lambda _, z: step(z, sign(z, own, held)), image)

@@ -14,6 +14,7 @@ from knn_jax.attacks.outcome import Found, Images, Labels
 from knn_jax.neighbors import in_tiles
 
 BEYOND = 10  # references of each class beyond the half of k, the nearest that may step in
+LEAST = 0.01  # radius at first, in widths of the box: a row equal to x that is outvoted is at none
 SHARP = 0.1  # how much colder than soft votes ranks are
 
 
@@ -119,7 +120,8 @@ def _minimum_norm(key, model, x, y, *, norm, steps, starts, refresh):
         noisy, rivals = _shares(starts)
         others = jnp.moveaxis(model.rivals(x, y, max(1, rivals)), 1, 0)
         others = lax.map(halve, others)
-        reach = jax.vmap(lambda image: measure(image - x))(others)
+        width = measure(jnp.ones_like(x[:1]))[0]
+        reach = jax.vmap(lambda image: jnp.maximum(measure(image - x), LEAST * width))(others)
         near = reach.min(0)
 
         def noise(number):
