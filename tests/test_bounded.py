@@ -43,6 +43,15 @@ def test_what_bounds_cannot_tell_apart_is_measured(metric):
         agrees(found, metric, query[number : number + 1], bank[rows], rtol=2e-6)
 
 
+@pytest.mark.parametrize("metric", ["l2", neighbors.Subspaces(1)], ids=str)
+def test_a_crowd_about_one_query_hides_nothing_of_another(metric):
+    """The crowd makes a later tile choose otherwise, after rows of the other query were left behind."""
+    query, bank = shells(120.0, 1.0, 1e-3)
+    bank[0], bank[SIDE:] = query[0] + np.float32(0.1), query[1] + np.float32(0.1)
+    near = neighbors.search(jnp.asarray(query), jnp.asarray(bank), 4, metric=metric)
+    agrees(near, metric, query, bank, rtol=2e-6)
+
+
 @pytest.mark.parametrize("coarse", [None, "tensorfloat32"])
 def test_queries_whose_squares_overflow_do_not_exclude_anything(coarse):
     query, bank = shells(7.55e18, 5.5e17, 3e-5)

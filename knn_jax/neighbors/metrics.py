@@ -304,7 +304,8 @@ def _length(function, *arrays):
     scale = keys.power_of_two(
         jnp.maximum(largest / 4, _finfo(largest).tiny)
     )  # its inverse is a number too
-    numbers = function(*lax.optimization_barrier(arrays))
+    # One barrier each: jax 0.11 cannot transpose one of several where not all have a tangent.
+    numbers = function(*map(lax.optimization_barrier, arrays))
     return scale * _root(jnp.sum(jnp.square(numbers / scale), -1, keepdims=True))
 
 

@@ -118,7 +118,7 @@ def _candidates(query, bank, eligible, plan, centre, summary):
         index = jnp.concatenate([index, jnp.where(place < 0, -1, place + rows[2])], -1)
         value, place, lost = best(lambda: value)
         index = jnp.where(place < 0, -1, jnp.take_along_axis(index, jnp.maximum(place, 0), -1))
-        return value, index, jnp.maximum(beyond, lost)
+        return value, index, jnp.maximum(left, jnp.maximum(beyond, lost))
 
     def next_tile(carry, number):
         # Rows outside, queries inside: a tile of the bank is copied once.
