@@ -1,6 +1,6 @@
 """Attacks and certifies a recipe's classifier: python attack.py configs/digits.py"""
 
-from knn_jax import cli, jobs
+from knn_jax import cli
 
 if __name__ == "__main__":
-    cli.main(jobs.attack, "Attacks and certifies a recipe's classifier; trains it first if need be.")
+    cli.main(cli.attack, "Attacks and certifies a recipe's classifier; trains it first if need be.")

@@ -1,6 +1,6 @@
 """Trains a recipe's representation: python train.py configs/digits.py"""
 
-from knn_jax import cli, jobs
+from knn_jax import cli
 
 if __name__ == "__main__":
-    cli.main(jobs.train, "Trains a recipe's representation, or goes on where it stopped.")
+    cli.main(cli.train, "Trains a recipe's representation, or goes on where it stopped.")

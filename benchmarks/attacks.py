@@ -25,8 +25,8 @@ import tyro
 from jax import lax
 from jax.tree_util import Partial
 
-from knn_jax import attacks, classifiers, config, data, nets
-from knn_jax.files import whole
+from knn_jax import attacks, classifiers, data, nets
+from knn_jax.workdir.files import whole
 
 
 def timed(
@@ -61,8 +61,8 @@ def ask(
     Its weights are those that `cifar10_ask.py` trained in a workdir, or without one random: features
     then are so much alike that the search has to bound their distances twice.
     """
-    dataset = data.load(config.Data(name=path))
-    net = nets.build(config.Net(name="cifar10_vgg"), 10)
+    dataset = _data(path)
+    net = nets.cifar10_vgg().build(10)
     train, test = dataset.train, dataset.test
     x, y = _first(test, images)
     variables = net.init(jax.random.key(1), x[:1])
@@ -109,8 +109,8 @@ def minimum_norm(
 
     On their Basic network with the given weights and the first images that are classified correctly.
     """
-    dataset = data.load(config.Data(name=path))
-    net = nets.build(config.Net(name="mnist"), 10)
+    dataset = _data(path)
+    net = nets.mnist_convnet().build(10)
     variables = nets.load_weights(weights, net, (1, 28, 28, 1))
     train, test = dataset.train, dataset.test
     features = nets.features(net, variables, ("relu3",), (1, 28, 28, 1))
@@ -156,8 +156,8 @@ def foolbox(
     """
     from rivals import Rivals  # beside this file; tells what to install
 
-    dataset = data.load(config.Data(name=path))
-    net = nets.build(config.Net(name="mnist"), 10)
+    dataset = _data(path)
+    net = nets.mnist_convnet().build(10)
     variables = nets.load_weights(weights, net, (1, 28, 28, 1))
 
     def logits(variables, x):
@@ -208,6 +208,12 @@ def foolbox(
         for name, (own, others) in rows.items()
     }
     _tell({"what": "foolbox", "images": images, "threads": threads, "attacks": table}, out)
+
+
+def _data(path: str) -> data.Dataset:
+    """The images at a path, or of the set of TFDS of that name."""
+    made = data.at_path(path, data.Digits()) if Path(path).exists() else data.TFDS(path)
+    return made.load()
 
 
 def _first(split: data.Split, count: int) -> tuple[jax.Array, jax.Array]:

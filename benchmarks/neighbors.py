@@ -38,8 +38,8 @@ from rich.markup import escape
 from rich.table import Table
 from searches import HIGHEST, ON_CPU, ON_GPU, RIVALS, Compiled
 
-from knn_jax import progress
-from knn_jax.files import whole
+from knn_jax.display import progress
+from knn_jax.workdir.files import whole
 
 SLICE = 10**6  # rows of a bank too large for the host: made and checked so many at a time
 ROUNDS = 3

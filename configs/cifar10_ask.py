@@ -1,65 +1,92 @@
-r"""Wang et al.'s defense on CIFAR-10: DkNN on conv3 and conv4 of a VGG16 trained by ASK-Def (Table 6).
+"""Wang et al.'s ASK-Def on CIFAR-10: DkNN on conv3 and conv4 of a VGG16 (their Table 6).
 
-    python attack.py configs/cifar10_ask.py
+    python attack.py configs/cifar10_ask.py         200 epochs: an accelerator's work
+    python attack.py configs/cifar10_ask.py:few     2,000 images, 9 epochs: an hour of one CPU core
 
-An accelerator's work: 200 epochs of 45,000 images (the paper: 50,000) by SGD (rate .1, a tenth
-after 100) with 10 steps within 4/255 and 10 within 8/255, images cropped and mirrored.
-Training and attacks resume; a forward pass of the VGG16 takes 0.6 GFLOP an image. Its baselines AT,
-AT + SNN and TRADES are `--defense.name basic`, `soft_neighbors` and `trades`, each with its
-`--name` and `--workdir`. The paper's attacks are on the network trained by AT (Tables 1 and 3).
+45,000 training images (the paper: 50,000), SGD at 0.1, a tenth of it after 100 epochs, 10 steps within
+4/255 and 10 within 8/255, images cropped and mirrored. A forward pass of the VGG16 takes 0.6 GFLOP an
+image.
 
-In small, an hour of one shared CPU core, clean .344 of a JPEG copy:
+The paper's studies: layers by `--classifier.layers` (Table 3) and `--attacks.ask.layers` (Table 4),
+`--attacks.ask.temperature`, `--attacks.ask.k` and `--attacks.ask.others` (Figure 4, Tables 11 and 12),
+`--attacks.ask.targeted` (Table 9), `--attacks.ask.drawn` (Table 10), `--attacks.ask.steps` (Table 14).
 
-    ... --name cifar10_ask_few --workdir runs/cifar10_ask_few --data.train-images 2000 \
-        --defense.steps 1 --defense.step-size .01569 --optim.optimizer adam --optim.peak-lr .001 \
-        --optim.batch-size 100 --optim.epochs 9 --optim.drops --classifier.bank-rows 0 \
-        --attack.names ask minimum_norm --attack.images 100 --attack.steps 30 --attack.starts 3 \
-        --attack.chunk 100 --ball.trials 1 --ball.tune 20
-
-Its studies: Table 3 is `--classifier.layers`, Table 4 that beside `--ball.layers`, Figure 4
-`--ball.tune 0 --ball.temperature 0.3` and `--ball.k`, Table 8's network without neighbours
-`--classifier.name network --attack.names pgd`, Table 9 `--ball.targeted`, Table 10
-`--ball.drawn`, Table 11 `--classifier.k` beside `--ball.k`, Table 12 `--ball.k` beside
-`--ball.others`, Table 14 `--ball.steps`; the similarity of Table 1's other half is `--ball.metric
-l2 --classifier.metric l2`.
-
-Table 6 reports, for all 10,000 test images, accuracies of .459 on both layers, .427 and .436 on
-conv3 and conv4 (`--classifier.layers conv4`) under ASK-Atk within 8/255, on images that are no JPEG
-copy.
+Table 6 reports, for all 10,000 test images under ASK-Atk within 8/255, accuracies of 0.459 on both
+layers, 0.427 on conv3 and 0.436 on conv4.
 """
 
-from knn_jax import config
+from dataclasses import replace
+
+from knn_jax import attacks, data, defenses, neighbors, nets
+from knn_jax.recipe import Evaluate, Recipe, fit, papers
+from knn_jax.training import Adversary, Optim
+
+NET = nets.cifar10_vgg()
 
 
-def get_config() -> config.Config:
-    return config.Config(
+def recipe() -> Recipe:
+    """ASK-Def, as the paper trains it."""
+    return Recipe(
         name="cifar10_ask",
-        data=config.Data(name="cifar10"),
-        net=config.Net(name="cifar10_vgg"),
-        defense=config.Defense(
-            name="ask",
+        data=data.TFDS("cifar10"),
+        defense=defenses.ASK(
+            NET,
             layers=("conv4",),
-            adversary="linf",
-            eps=4 / 255,
+            adversary=Adversary(norm="linf", eps=4 / 255, steps=10, step_size=2 / 255),
             eps_ask=8 / 255,
-            steps=10,
-            step_size=2 / 255,
         ),
-        optim=config.Optim(
+        optim=Optim(
             optimizer="sgd", peak_lr=0.1, epochs=200, drops=(100,), weight_decay=2e-4, augment="crop"
         ),
-        classifier=config.Classifier(layers=("conv3", "conv4"), metric="cosine", k=5, bank_rows=20_000),
-        attack=config.Attack(
+        classifier=fit.KNN(layers=("conv3", "conv4"), k=5, metric=neighbors.Cosine(), rows=20_000),
+        attacks={
+            "ask": attacks.ASK(tune=500),
+            "dknn": attacks.DKNN(),
+            "adv_knn": attacks.AdvKNN(),
+            "pgd": attacks.PGD(step_size=0.25),
+        },
+        evaluate=Evaluate(
             images=10_000,
-            names=("ask", "dknn", "adv_knn", "pgd"),
             norms=("linf",),
             radii_linf=(2 / 255, 4 / 255, 6 / 255, 8 / 255),
             chunk=500,
         ),
-        ball=config.Ball(tune=500),
-        reported={
-            "conv3+conv4": {"acc_linf_0.03137": 0.459},
-            "conv3": {"acc_linf_0.03137": 0.427},
-            "conv4": {"acc_linf_0.03137": 0.436},
+        paper=papers.WANG.reports(
+            {
+                "conv3+conv4": {"acc_linf_0.03137": 0.459},
+                "conv3": {"acc_linf_0.03137": 0.427},
+                "conv4": {"acc_linf_0.03137": 0.436},
+            }
+        ),
+    )
+
+
+def few() -> Recipe:
+    """2,000 images, one step of each adversary, Adam."""
+    base = recipe()
+    return base.but(
+        name="cifar10_ask_few",
+        data=data.TFDS("cifar10", train_images=2000),
+        defense=replace(
+            base.defense, adversary=Adversary(norm="linf", eps=4 / 255, steps=1, step_size=0.01569)
+        ),
+        optim=replace(base.optim, optimizer="adam", peak_lr=1e-3, batch_size=100, epochs=9, drops=()),
+        classifier=replace(base.classifier, rows=0),
+        attacks={
+            "ask": attacks.ASK(tune=20),
+            "minimum_norm": attacks.MinimumNorm(steps=30, starts=3),
         },
+        evaluate=replace(base.evaluate, images=100, chunk=100),
+        paper=None,
+    )
+
+
+def untrained() -> Recipe:
+    """The same network as it is initialised."""
+    base = few()
+    return base.but(
+        name="cifar10_ask_untrained",
+        optim=replace(base.optim, epochs=0),
+        attacks={"ask": attacks.ASK()},
+        evaluate=replace(base.evaluate, images=20, chunk=20),
     )

@@ -1,26 +1,37 @@
 """DkNN (Papernot & McDaniel 2018) on MNIST: 75-NN on all layers of Sitawarin & Wagner's Basic network.
 
-    python attack.py configs/mnist_dknn.py
+    python attack.py configs/mnist_dknn.py            the network trained here
+    python attack.py configs/mnist_dknn.py:authors    Sitawarin & Wagner's weights
 
 Trains 6 epochs (Adam 1e-3, batch 128), searches 10,000 training images in each layer, attacks the
 first 50 test images and compares their credibility to that of 1,000 clean ones, of these turned by a
-quarter and of noise, calibrated by the 6,000 validation images.
+quarter and of noise, calibrated by the 6,000 validation images."""
 
-On the authors' weights of that network (`results/mnist_dknn.json`): accuracy .9786; mean L2 1.587 of
-the first 50, some 15 s each on one CPU core; mean credibility of 1,000 clean images .494, uniform as it
-should be, turned .049, noise .018.
-"""
+from dataclasses import replace
 
-from knn_jax import config
+from knn_jax import attacks, data, defenses, measures, nets
+from knn_jax.recipe import Evaluate, Recipe, fit, papers
+from knn_jax.training import Optim
 
 
-def get_config() -> config.Config:
-    return config.Config(
+def recipe() -> Recipe:
+    """The network trained here."""
+    return Recipe(
         name="mnist_dknn",
-        data=config.Data(name="mnist"),
-        net=config.Net(name="mnist"),
-        optim=config.Optim(epochs=6),
-        classifier=config.Classifier(layers=("relu1", "relu2", "relu3", "fc"), k=75, bank_rows=10_000),
-        attack=config.Attack(images=50, steps=60, starts=6, chunk=10),
-        analyze=config.Analyze(credibility=1000, chunk=500),
+        data=data.TFDS("mnist"),
+        defense=defenses.CrossEntropy(nets.mnist_convnet()),
+        optim=Optim(epochs=6),
+        classifier=fit.KNN(layers=("relu1", "relu2", "relu3", "fc"), k=75, rows=10_000),
+        attacks={"minimum_norm": attacks.MinimumNorm(steps=60, starts=6)},
+        measures={"credibility": measures.Credibility(images=1000)},
+        evaluate=Evaluate(images=50, chunk=10),
+        paper=papers.PAPERNOT_MCDANIEL,
+    )
+
+
+def authors() -> Recipe:
+    """Sitawarin & Wagner's weights."""
+    base = recipe()
+    return base.but(
+        name="mnist_dknn_authors", defense=replace(base.defense, weights="mnist_basic_weights.npz")
     )

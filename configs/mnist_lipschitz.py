@@ -1,16 +1,22 @@
-"""Sitawarin & Wagner's certified defense: 1-NN on a 1-Lipschitz autoencoder (Table 6).
+"""Sitawarin & Wagner's certified defense on MNIST: 1-NN on a 1-Lipschitz autoencoder (their Table 6).
 
-    python certify.py configs/mnist_lipschitz.py --classifier.layers relu1
+    python certify.py configs/mnist_lipschitz.py             1-NN on relu1
+    python attack.py configs/mnist_lipschitz.py:relu1        attacked besides
+    python certify.py configs/mnist_lipschitz.py:relu2       on relu2; also :relu3 and :bottleneck
 
-and the same with relu2, relu3 and bottleneck, which find the network trained. Non-overlapping patches
-and near-isometries stand in place of the paper's scaled convolutions (`--net.sweeps 0` divides each
-matrix by a bound of its norm instead, as there). Trains 10 epochs by Adam 1e-3, batch 256.
+Every variant finds the network trained in its own workdir; give all of them one `--workdir`. Layers of
+non-overlapping patches, made near-isometries, stand in place of the paper's scaled convolutions
+(`--defense.net.sweeps 0` divides each matrix by a bound of its norm instead, as there). 10 epochs by
+Adam 1e-3, batch 256.
 
-The paper's figures are those of its approximate search, over correctly classified images. Its attack
-(`--attack.names minimum_norm guided`) draws near one row here, not a hundred: one is a vote.
+The paper's figures are of its approximate search, over correctly classified images.
 """
 
-from knn_jax import config
+from dataclasses import replace
+
+from knn_jax import attacks, certificates, data, defenses, nets
+from knn_jax.recipe import Evaluate, Recipe, fit, papers
+from knn_jax.training import Optim
 
 TABLE = ("clean_acc", "mean_radius", "cert_0.5", "cert_1", "cert_1.5", "cert_2")
 REPORTED = {
@@ -22,18 +28,58 @@ REPORTED = {
 ATTACKED = {"relu1": {"mean_l2": 1.82}}  # by the paper's attack, section 6.2
 
 
-def get_config() -> config.Config:
-    return config.Config(
+def recipe() -> Recipe:
+    """1-NN on relu1."""
+    return Recipe(
         name="mnist_lipschitz",
-        data=config.Data(name="mnist"),
-        net=config.Net(name="mnist_lipschitz"),
-        defense=config.Defense(name="lipschitz", weight=10.0, apart=30.0),
-        optim=config.Optim(epochs=10, drops=(7, 9), batch_size=256),
-        classifier=config.Classifier(layers=("relu1",), k=1),
-        attack=config.Attack(images=200, guided_guides=1, radii=(0.5, 1.0, 1.5, 1.58, 2.0), chunk=50),
-        certify=config.Certify(images=10_000),
-        reported={
-            layer: dict(zip(TABLE, row, strict=True)) | ATTACKED.get(layer, {})
-            for layer, row in REPORTED.items()
+        data=data.TFDS("mnist"),
+        defense=defenses.LipschitzAutoencoder(
+            nets.mnist_lipschitz_autoencoder(), weight=10.0, apart=30.0
+        ),
+        optim=Optim(epochs=10, drops=(7, 9), batch_size=256),
+        classifier=fit.KNN(layers=("relu1",), k=1),
+        attacks={"minimum_norm": attacks.MinimumNorm(steps=60, starts=6)},
+        certificates={
+            "margin": certificates.Margin(),
+            "voronoi": certificates.Voronoi(own=16, other=1024),
+            "exact": certificates.Exact(),
         },
+        evaluate=Evaluate(
+            images=200, certified_images=10_000, radii=(0.5, 1.0, 1.5, 1.58, 2.0), chunk=50
+        ),
+        paper=papers.SITAWARIN_WAGNER.reports(
+            {
+                layer: dict(zip(TABLE, row, strict=True)) | ATTACKED.get(layer, {})
+                for layer, row in REPORTED.items()
+            }
+        ),
     )
+
+
+def relu1() -> Recipe:
+    """Attacked by the paper's attack too, which draws near one row: one is a vote."""
+    base = recipe()
+    return base.but(
+        name="mnist_lipschitz_relu1",
+        attacks=base.attacks | {"guided": attacks.Guided(guides=1)},
+        evaluate=replace(base.evaluate, images=100),
+    )
+
+
+def relu2() -> Recipe:
+    """1-NN on relu2."""
+    return _on("relu2")
+
+
+def relu3() -> Recipe:
+    """1-NN on relu3."""
+    return _on("relu3")
+
+
+def bottleneck() -> Recipe:
+    """1-NN on the bottleneck."""
+    return _on("bottleneck")
+
+
+def _on(layer: str) -> Recipe:
+    return recipe().but(name=f"mnist_lipschitz_{layer}", classifier=fit.KNN(layers=(layer,), k=1))

@@ -37,7 +37,7 @@ def ball(norm: Norm, eps: Radius) -> Ball:
 
 
 def linf(eps: Radius) -> Ball:
-    """max |delta| <= eps."""
+    """The Linf ball, max |delta| <= eps."""
 
     def norm(delta):
         return jnp.abs(delta).reshape(delta.shape[0], -1).max(1)
@@ -53,7 +53,7 @@ def linf(eps: Radius) -> Ball:
 
 
 def l2(eps: Radius) -> Ball:
-    """sqrt(sum delta^2) <= eps."""
+    """The L2 ball, sqrt(sum delta^2) <= eps."""
 
     def norm(delta):
         return jax.vmap(lambda d: optax.safe_norm(d, 0.0))(delta.reshape(delta.shape[0], -1))

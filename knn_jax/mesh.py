@@ -1,7 +1,6 @@
 """Every sharding choice: which devices hold which rows of a bank and answer which queries."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,11 +22,11 @@ def join(coordinator: str, processes: int, process: int) -> None:
 
 
 def make(
-    devices: Sequence[Any] | None = None, *, rows: int | None = None, queries: int | None = None
+    devices: Sequence[object] | None = None, *, rows: int | None = None, queries: int | None = None
 ) -> Mesh:
     """A mesh of all devices (or those given): a bank in `rows` parts, each on `queries` devices.
 
-    The rows are over all devices unless told otherwise. A process's devices are next to each other
+    By default the rows are spread over all devices. A process's devices are next to each other
     in the rows, so that it holds the rows that it reads.
     """
     chosen = np.array(jax.devices() if devices is None else devices)
@@ -40,10 +39,10 @@ def make(
 
 
 def batch(mesh: Mesh) -> NamedSharding:
-    """A batch over all devices."""
+    """The sharding that spreads a batch over all devices."""
     return NamedSharding(mesh, PartitionSpec((ROWS, QUERIES)))
 
 
 def whole(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
+    """The sharding that puts the same array on every device."""
     return NamedSharding(mesh, PartitionSpec())

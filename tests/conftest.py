@@ -19,9 +19,11 @@ hook = install_import_hook("knn_jax", "beartype.beartype")
 
 import pytest  # noqa: E402
 
-from knn_jax import compiled, config  # noqa: E402
+from knn_jax import attacks, certificates, data, defenses, nets, training  # noqa: E402
+from knn_jax.recipe import Evaluate, Recipe, fit  # noqa: E402
+from knn_jax.workdir import programs  # noqa: E402
 
-compiled.keep(brief=0.0)  # programs run for milliseconds here and compile for seconds
+programs.keep(brief=0.0)  # programs run for milliseconds here and compile for seconds
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +41,16 @@ def trains():
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def recipe():
     """The digits in miniature: one epoch, few images, few steps."""
-    return config.Config(
+    return Recipe(
         name="tiny",
-        optim=config.Optim(epochs=1),
-        classifier=config.Classifier(layers=("relu3",), k=5),
-        attack=config.Attack(images=6, steps=4, starts=2, chunk=4),
-        certify=config.Certify(other=64, chunk=8),
+        data=data.Digits(),
+        defense=defenses.CrossEntropy(nets.digits_convnet()),
+        optim=training.Optim(epochs=1),
+        classifier=fit.KNN(layers=("relu3",), k=5, rows=200),
+        attacks={"minimum_norm": attacks.MinimumNorm(steps=4, starts=2)},
+        certificates={"margin": certificates.Margin(), "voronoi": certificates.Voronoi(other=64)},
+        evaluate=Evaluate(images=6, chunk=4, certified_chunk=8),
     )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from knn_jax import augment
+from knn_jax.data import augment
 
 pytestmark = pytest.mark.usefixtures("quick")
 IMAGE = jax.random.uniform(jax.random.key(0), (9, 9, 2), minval=0.5)

@@ -12,7 +12,7 @@ import victims
 from victims import flat, lengths
 
 from knn_jax import attacks, classifiers
-from knn_jax.attacks import outcome
+from knn_jax.attacks import batches
 
 SHAPE = (4, 4, 1)
 KEY = jax.random.key(0)
@@ -109,7 +109,7 @@ def test_more_steps_are_never_worse(walks):
 def test_the_batch_and_the_tile_do_not_change_an_image(monkeypatch, walks, digits):
     """Three of the six images, in two tiles of which the last is padded."""
     model, x, y = digits
-    monkeypatch.setattr(outcome, "BATCH", 2)
+    monkeypatch.setattr(batches, "BATCH", 2)
     jax.clear_caches()
     tiled = attacks.boundary(KEY, model, x[:3], y[:3], steps=30)
     np.testing.assert_allclose(tiled.image, walks[1].image[:3], atol=1e-6)
@@ -150,7 +150,6 @@ def test_it_counts_the_images_that_it_asks_about():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"steps": 0}, "steps=0: it must be at least 1"),
         ({"starts": None}, "Linear has no bank of images: give starts"),
         ({"starts": STARTS[:2]}, r"starts \(2, 3, 4, 4, 1\) for images \(5, 4, 4, 1\)"),
         ({"starts": STARTS[:, :0]}, r"starts \(5, 0, 4, 4, 1\)"),
@@ -162,4 +161,19 @@ def test_it_counts_the_images_that_it_asks_about():
 def test_what_cannot_be_attacked_is_refused(arguments, message):
     usual = {"key": KEY, "model": Linear(W), "x": X, "y": Y, "starts": STARTS}
     with pytest.raises(ValueError, match=message):
-        inspect.unwrap(attacks.boundary)(**usual | arguments)
+        inspect.unwrap(attacks.Boundary.__call__)(attacks.Boundary(), **usual | arguments)
+
+
+def test_a_walk_is_a_value(walks, digits):
+    """Run by the value and inside a jit it finds the same; it has no other norm, source or length."""
+    walk = attacks.Boundary(steps=30)
+    assert eval(repr(walk), vars(attacks)) == walk
+    found = jax.jit(lambda key: walk(key, *digits))(KEY)
+    np.testing.assert_allclose(found.image, walks[1].image, atol=1e-6)
+    for refused in ({"norm": "linf"}, {"source": Linear(W)}):
+        with pytest.raises(ValueError, match=f"{next(iter(refused))}"):
+            walk(KEY, Linear(W), X, Y, starts=STARTS, **refused)
+    with pytest.raises(ValueError, match="steps=0"):
+        attacks.Boundary(steps=0)
+    with pytest.raises(ValueError, match="float lacks right"):
+        walk(KEY, 0.0, X, Y, starts=STARTS)

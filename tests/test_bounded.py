@@ -7,6 +7,7 @@ from test_ways import DIM, METRICS, agrees
 from ways import bounded  # noqa: F401
 
 from knn_jax import neighbors
+from knn_jax.neighbors import Euclidean, Subspaces
 
 pytestmark = pytest.mark.usefixtures("quick", "bounded")
 SIDE = 130  # rows about each query, far more than are measured
@@ -23,7 +24,7 @@ def shells(at, radius, spread):
     return query.astype(np.float32), bank.astype(np.float32)
 
 
-@pytest.mark.parametrize("metric", ["l2", "squared_l2", neighbors.Subspaces(1)], ids=str)
+@pytest.mark.parametrize("metric", [Euclidean(), Euclidean(squared=True), Subspaces(1)], ids=str)
 def test_what_bounds_cannot_tell_apart_is_measured(metric):
     """They exclude all rows beyond the nearest one, and none of the others; one label has few rows."""
     query, bank = shells(120.0, 1.0, 1e-3)
@@ -43,7 +44,7 @@ def test_what_bounds_cannot_tell_apart_is_measured(metric):
         agrees(found, metric, query[number : number + 1], bank[rows], rtol=2e-6)
 
 
-@pytest.mark.parametrize("metric", ["l2", neighbors.Subspaces(1)], ids=str)
+@pytest.mark.parametrize("metric", [Euclidean(), Subspaces(1)], ids=str)
 def test_a_crowd_about_one_query_hides_nothing_of_another(metric):
     """The crowd makes a later tile choose otherwise, after rows of the other query were left behind."""
     query, bank = shells(120.0, 1.0, 1e-3)

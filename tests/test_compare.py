@@ -8,31 +8,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knn_jax import cli, compare, config, data, figures, workdir
-from knn_jax.figures import canvas, comparison
+from knn_jax import data, values, workdir
+from knn_jax.display import canvas, command
+from knn_jax.report import compare, figures
+from knn_jax.report.figures import comparison
 
 N = 5
+DIGITS = data.Digits()
 
 
 @pytest.fixture(scope="module")
 def test_set():
-    return data.load(config.Data()).test
+    return data.Digits().load().test
 
 
 @pytest.fixture
 def finished(tmp_path, test_set):
     """Writes a workdir as attack.py leaves it, by attack and norm the lengths found."""
 
-    def write(name, lengths, wrong=(), name_of_data="digits", analysis=None):
+    def write(name, lengths, wrong=(), of=DIGITS, analysis=None):
         folder, labels = tmp_path / name, test_set.labels
         folder.mkdir()
         wrong = wrong if isinstance(wrong, dict) else {i: (labels[i] + 1) % 10 for i in wrong}
         columns = {"label": labels, "clean": [wrong.get(i, v) for i, v in enumerate(labels)]}
         images = {}
-        for (attack, norm), values in lengths.items():
-            columns[f"{attack}_{norm}_norm"] = values
-            columns[f"{attack}_{norm}_adversarial"] = (labels[: len(values)] + 1) % 10
-            grey = np.full_like(test_set.images[: len(values)], 0.1 * (1 + len(images)))
+        for (attack, norm), found in lengths.items():
+            columns[f"{attack}_{norm}_norm"] = found
+            columns[f"{attack}_{norm}_adversarial"] = (labels[: len(found)] + 1) % 10
+            grey = np.full_like(test_set.images[: len(found)], 0.1 * (1 + len(images)))
             images[f"{attack}_{norm}"] = grey
         with open(folder / "results.csv", "w", newline="") as file:
             rows = csv.writer(file)
@@ -41,11 +44,11 @@ def finished(tmp_path, test_set):
                 rows.writerow([i, *(c[i] if i < len(c) else "" for c in columns.values())])
         np.savez(folder / "adversarial.npz", **images)
         report = {
-            **{"name": name, "k": 5, "layer": "relu3", "n": len(labels)},
+            **{"name": name, "decider": "5-NN on relu3", "n": len(labels), "dataset": of.name},
             "attacks": [
                 {"name": attack, "norm": norm, "robust_acc": {"1.2": 0.5}} for attack, norm in lengths
             ],
-            "config": config.Config(name, data=config.Data(name_of_data)).asdict(),
+            "config": {"data": values.told(of)},
         }
         if analysis:
             report["analysis"] = dict(zip(("jacobian_norm", "lid"), analysis, strict=True))
@@ -137,7 +140,7 @@ def test_other_images_of_the_same_name_are_refused(finished, tmp_path, test_set)
         (folder / "report.json").write_text(json.dumps(report))
         if not changed:
             compare.compare(str(tmp_path / "out"), [str(folder)])
-    with pytest.raises(ValueError, match=r"data\.name='digits' have changed since .*one") as error:
+    with pytest.raises(ValueError, match=r"labels of digits have changed since .*one") as error:
         compare.compare(str(tmp_path / "out"), [str(folder)])
     assert "\n" not in str(error.value)
 
@@ -166,7 +169,7 @@ def test_images_that_are_given_no_class_are_no_errors_of_the_last():
 def test_without_a_measured_run_the_way_to_it_is_told(finished, drawn, tmp_path, capsys):
     written = compare.compare(str(tmp_path), [finished("one", L2)])
     assert [file.name for file in written] == ["comparison.png", "accuracy.png", "confusion.png"]
-    assert "--analyze.images" in capsys.readouterr().err
+    assert "measures." in capsys.readouterr().err
 
 
 def test_a_run_without_a_source_stands_beside_with_the_attack_itself(finished, tmp_path, monkeypatch):
@@ -187,14 +190,14 @@ def test_a_run_without_a_source_stands_beside_with_the_attack_itself(finished, t
 def test_what_cannot_be_compared_is_refused(finished, tmp_path):
     one, out = finished("one", L2), str(tmp_path / "out")
     linf = finished("linf", {("minimum_norm", "linf"): [0.1] * N})
-    mnist = finished("other", L2, name_of_data="mnist")
+    mnist = finished("other", L2, of=data.TFDS("mnist"))
     wrong = finished("wrong", L2, wrong=range(N))
     bare = tmp_path / "bare"
     bare.mkdir()
     for workdirs, words in (
         ([one, str(tmp_path / "none")], r"none has no report\.json: run attack\.py"),
         ([one, str(bare)], r"bare has no report\.json: run attack\.py"),
-        ([one, linf], r"no norm in common: run attack\.py with --attack\.norms"),
+        ([one, linf], r"no norm in common: run attack\.py with --evaluate\.norms"),
         ([one, mnist], r"other is on mnist .* and .*one on digits .*: compare runs on the same"),
         ([one, wrong], r"none of the first 5 images is classified correctly by all"),
     ):
@@ -213,7 +216,7 @@ def test_what_cannot_be_compared_is_refused(finished, tmp_path):
 def test_the_command_answers_in_one_line(monkeypatch, capsys, arguments, words):
     monkeypatch.setattr(sys, "argv", ["compare", *arguments])
     with pytest.raises(SystemExit) as left:
-        cli.run(compare.main)
+        command.run(compare.main)
     assert left.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {words}")
@@ -221,14 +224,10 @@ def test_the_command_answers_in_one_line(monkeypatch, capsys, arguments, words):
 
 
 def test_what_resists_is_drawn_to_the_end():
-    drawn = []
-
-    class Axis:
-        def step(self, x, y, **_):
-            drawn.append((x.tolist(), y.tolist()))
-
+    _, [[axis]] = canvas.axes(1, 1, (2, 2))
     for lengths, reach in (([0.5, np.inf], 2.0), ([0.5, 3.0], 2.0), ([0.5, np.inf], None)):
-        canvas.steps(Axis(), np.array([True, True]), np.array(lengths), "", "C0", reach=reach)
+        canvas.steps(axis, np.array([True, True]), np.array(lengths), "", "C0", reach=reach)
+    drawn = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in axis.lines]
     assert drawn == [
         ([0, 0.5, 2], [1, 0.5, 0.5]),
         ([0, 0.5, 3], [1, 0.5, 0]),

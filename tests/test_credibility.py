@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from knn_jax import analysis, attacks, classifiers
+from knn_jax import attacks, classifiers, measures
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -28,9 +28,9 @@ def test_a_case_worked_by_hand(taps):
     bank = single(0.0, 0.1, 0.2, 0.8, 0.9, 1.0), jnp.array([0, 0, 0, 1, 1, 0])
     model = classifiers.knn(taps, *bank, k=3)
     x, y = single(0.85, 0.1, 0.85, 0.1), jnp.array([0, 0, 1, 1])
-    held_out = analysis.calibrate(model, x, y)
+    held_out = measures.calibrate(model, x, y)
     assert held_out.nonconformity.tolist() == [len(model.banks) * n for n in (0, 1, 2, 3)]
-    found = analysis.credibility(model, held_out, single(0.1, 0.85))
+    found = measures.credibility(model, held_out, single(0.1, 0.85))
     np.testing.assert_array_equal(found.p, [[1, 0.25], [0.5, 0.75]])
     np.testing.assert_array_equal(found.prediction, [0, 1])
     np.testing.assert_array_equal(found.credibility, [1, 0.75])
@@ -39,8 +39,8 @@ def test_a_case_worked_by_hand(taps):
 
 def test_a_tied_vote_is_the_lowest_class_with_the_credibility_of_both():
     model = classifiers.knn(flat, single(0.1, 0.5, 0.9), jnp.array([2, 1, 0]), k=2)
-    held_out = analysis.Calibration(jnp.array([0, 1, 1, 2]))
-    found = analysis.credibility(model, held_out, single(0.3))
+    held_out = measures.Calibration(jnp.array([0, 1, 1, 2]))
+    found = measures.credibility(model, held_out, single(0.3))
     np.testing.assert_array_equal(found.p, [[0.25, 0.75, 0.75]])
     assert found.prediction[0] == model.predict(single(0.3))[0] == 1
     assert (found.credibility[0], found.confidence[0]) == (0.75, 0.25)
@@ -54,13 +54,13 @@ def digits(quick):
     images = jnp.asarray(bunch.images[order, ..., None] / 16, jnp.float32)
     labels = jnp.asarray(bunch.target[order], jnp.int32)
     model = classifiers.knn(flat, images[:600], labels[:600], k=25)
-    held_out = analysis.calibrate(model, images[600:1100], labels[600:1100])
+    held_out = measures.calibrate(model, images[600:1100], labels[600:1100])
     return model, held_out, images[1100:1600], labels[1100:1600]
 
 
 def test_it_is_the_share_of_held_out_digits_that_conform_no_better(digits):
     model, held_out, x, _ = digits
-    found = analysis.credibility(model, held_out, x[:50])
+    found = measures.credibility(model, held_out, x[:50])
     other = 25 - np.asarray(model.votes(x[:50]))
     conform = np.asarray(held_out.nonconformity) >= other[..., None]
     np.testing.assert_allclose(found.p, conform.mean(-1), rtol=1e-6)
@@ -73,7 +73,7 @@ def test_it_is_the_share_of_held_out_digits_that_conform_no_better(digits):
 def test_the_p_values_of_true_classes_are_uniform(digits):
     """At each value that can be taken; both sides are means of 500 digits."""
     model, held_out, x, y = digits
-    p = np.asarray(analysis.credibility(model, held_out, x).p)
+    p = np.asarray(measures.credibility(model, held_out, x).p)
     true = p[np.arange(500), y]
     levels = np.unique(true)
     assert len(levels) > 10
@@ -86,7 +86,7 @@ def test_what_is_no_digit_or_adversarial_is_less_credible(digits):
     model, held_out, x, y = digits
 
     def mean(images):
-        return analysis.credibility(model, held_out, images).credibility.mean()
+        return measures.credibility(model, held_out, images).credibility.mean()
 
     clean = mean(x)
     assert mean(jax.random.uniform(jax.random.key(0), x.shape)) < 0.5 * clean
@@ -98,9 +98,9 @@ def test_what_is_no_digit_or_adversarial_is_less_credible(digits):
 
 def test_it_works_inside_the_callers_jit(digits):
     model, held_out, x, _ = digits
-    expected = analysis.credibility(model, held_out, x[:5])
+    expected = measures.credibility(model, held_out, x[:5])
     for leaf, other in zip(
-        jax.jit(analysis.credibility)(model, held_out, x[:5]), expected, strict=True
+        jax.jit(measures.credibility)(model, held_out, x[:5]), expected, strict=True
     ):
         np.testing.assert_array_equal(leaf, other)
 
@@ -116,4 +116,4 @@ def test_it_works_inside_the_callers_jit(digits):
 def test_what_calibrates_nothing_is_refused(x, y, message):
     model = classifiers.knn(flat, single(0.1, 0.9), jnp.array([0, 1]), k=1)
     with pytest.raises(ValueError, match=message):
-        inspect.unwrap(analysis.calibrate)(model, x, y)
+        inspect.unwrap(measures.calibrate)(model, x, y)

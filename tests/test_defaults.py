@@ -10,14 +10,14 @@ import pytest
 from jax.tree_util import Partial
 
 from knn_jax import attacks, balls, classifiers, neighbors
-from knn_jax.attacks import lagrangian
+from knn_jax.attacks import attack, batches, constant_search
 
 KEY = jax.random.key(0)
 pytestmark = pytest.mark.usefixtures("quick")
 DEFAULTS = {
     # Madry et al. 2018, from one random start
     attacks.pgd: {"norm": "linf", "steps": 20, "step_size": None, "restarts": 1, "refresh": 5},
-    # Wang et al. 2022: 20 steps, references of x throughout, cosine, mean form, no target
+    # Wang et al. 2021: 20 steps, references of x throughout, cosine, mean form, no target
     attacks.ask: {
         **{"norm": "linf", "steps": 20, "step_size": None, "restarts": 1, "refresh": 0},
         **{"k": None, "others": None, "metric": "cosine", "temperature": 0.03, "weights": None},
@@ -25,7 +25,7 @@ DEFAULTS = {
     },
     attacks.dknn: {"norm": "linf", "steps": 20, "step_size": None, "guides": None, "slope": 4.0},
     attacks.adv_knn: {"norm": "linf", "steps": 20, "step_size": None, "restarts": 1},
-    # Paper 3, section 2.5 and 2.1
+    # Qian, An & Su, sections 2.5 and 2.1
     attacks.kfgsm: {"norm": "linf", "steps": 30, "step_size": None, "decay": 0.5, "near": 7.0},
     # Sitawarin & Wagner 2019, appendix A, and their code of 2020
     attacks.guided: {
@@ -39,7 +39,7 @@ DEFAULTS = {
     attacks.carlini_wagner: {
         **{"constant": 10.0, "learning_rate": 0.1, "steps": 500, "rounds": 10, "confidence": 0.0}
     },
-    # Foolbox, which paper 2 attacked with
+    # Foolbox, which Zhao & Cho 2018 attacked with
     attacks.fgsm: {"norm": "l2", "sizes": 1000, "largest": 1.0, "temperature": 0.1},
     attacks.ifgsm: {"norm": "l2", "steps": 10, "sizes": 100, "largest": 1.0, "temperature": 0.1},
     attacks.deepfool: {
@@ -62,7 +62,7 @@ def test_the_defaults_are_their_sources(attack):
 
 
 @pytest.mark.parametrize(
-    ("attack", "constants"),
+    ("function", "constants"),
     [
         # The shares of success are measured beside the paper's, see its docstring
         (attacks.boundary, {"ALONG": (0.3, 0.3), "TOWARDS": (0.1, 0.25), "TEST": 10, "DRAWN": 24}),
@@ -71,15 +71,16 @@ def test_the_defaults_are_their_sources(attack):
         (attacks.hinged, {"SLACK": 1e-5}),
         (attacks.lbfgs, {"DECREASE": 1e-4}),  # Nocedal & Wright, Numerical Optimization
         (attacks.minimum_norm, {"BEYOND": 10, "SHARP": 0.1}),
-        (attacks.judge, {"HALVINGS": 10, "SHARE": 67}),
-        (lagrangian.search, {"EDGE": 0.999999}),  # Carlini and Wagner's code
+        (attack.bisect, {"BISECTIONS": 10}),
+        (batches.references, {"SHARE": 67}),
+        (constant_search.search, {"EDGE": 0.999999}),  # Carlini and Wagner's code
         (attacks.tune, {"TEMPERATURES": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0), "SHARES": 5}),
         (neighbors.ranks, {"ABSENT": 1e6}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_the_constants_are_their_sources(attack, constants):
-    home = inspect.getmodule(inspect.unwrap(attack))
+def test_the_constants_are_their_sources(function, constants):
+    home = inspect.getmodule(inspect.unwrap(function))
     assert {name: getattr(home, name) for name in constants} == constants
 
 
@@ -199,4 +200,6 @@ def test_hinged_descends_by_rmsprop_of_decay_99_hundredths():
     run = partial(attacks.hinged, guides=2, learning_rate=0.02, noise=0.0, steps=1, rounds=1)
     found = run(KEY, model, x, jnp.array([0], jnp.int32))
     assert found.success.all()
-    np.testing.assert_allclose(found.image, lagrangian.squash(lagrangian.unsquash(x) + 0.2), rtol=1e-4)
+    np.testing.assert_allclose(
+        found.image, constant_search.to_box(constant_search.from_box(x) + 0.2), rtol=1e-4
+    )

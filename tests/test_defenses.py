@@ -1,350 +1,336 @@
-"""What representations are trained for: losses by hand, perturbed images in their ball."""
+"""What every defense keeps to, on one list of values: a new defense is tested by adding it here."""
 
-from typing import get_args, get_type_hints
+import dataclasses
+import functools
+import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from jax import lax
+from some_digits import digits
 
-from knn_jax import config, data, defenses, losses, nets, recipes
-from knn_jax.defenses import STATISTICS, Batch, Others
-from knn_jax.defenses.mixup import partners
+from knn_jax import classifiers, defenses, neighbors, nets, values
+from knn_jax.nets import STATISTICS
+from knn_jax.training import Adversary, Batch, Optim, References
 
-pytestmark = pytest.mark.usefixtures("quick")
-NAMES = [
-    "basic",
-    "soft_neighbors",
-    "input_mixup",
-    "manifold_mixup",
-    "autoencoder",
-    "vae",
-    "rotation",
-    "lipschitz",
+pytestmark = pytest.mark.usefixtures("trains", "quick")
+L2 = Adversary("l2", 0.5, 2, 0.2)
+LINF = Adversary("linf", 0.3, 2, 0.1)
+CONVNET = nets.ConvNet(((4, 3, 2, 1), (6, 2, 2, 0)))
+AUTOENCODER = nets.Autoencoder(CONVNET.layers, 16, 8)
+VGG, IDRESNET = nets.digits_vgg(), nets.IdResNet(10, 1, 10)
+RACNN = defenses.RaCNN(nets.digits_racnn(), nets.digits_all_conv(), "conv2", neighbors=4)
+PERTURBABLE = [
+    defenses.CrossEntropy(CONVNET),
+    defenses.SoftNeighbors(CONVNET),
+    defenses.InputMixup(CONVNET),
+    defenses.ManifoldMixup(CONVNET),
+    defenses.Rotation(CONVNET),
+    defenses.Autoencoder(AUTOENCODER),
+    defenses.VAE(nets.VAE(CONVNET.layers, 16, 8)),
+    defenses.LipschitzAutoencoder(nets.LipschitzAutoencoder(((6, 2), (8, 2)), 8, 16, sweeps=1)),
+    defenses.IdResNet(IDRESNET, near=1.0, pull=1e-3),
+    defenses.Noisy(IDRESNET),
+    defenses.Repulsive(nets.AllConv(((4, 3, 2),), (8,)), dim=6),
+    defenses.Prototypes(CONVNET, "relu2", 3),
 ]
-LAYERS = ((4, 3, 2, 1), (6, 2, 2, 0))
+DEFENSES = [
+    *PERTURBABLE,
+    *(dataclasses.replace(defense, adversary=L2) for defense in PERTURBABLE),
+    defenses.CrossEntropy(nets.digits_preact_resnet()),
+    defenses.SoftNeighbors(VGG, layers=("conv1",)),
+    defenses.Trades(nets.digits_resnet(), LINF),
+    defenses.ASK(VGG, ("conv1", "conv2"), LINF),
+    defenses.ASK(VGG, ("conv1", "conv2"), LINF, beside=defenses.TradesLoss(beta=2.0)),
+    dataclasses.replace(RACNN, mixup_steps=0),
+    RACNN,
+]
+MASK = jnp.arange(8) % 3 != 1
 
 
-def net_for(name):
-    match name:
-        case "autoencoder":
-            return nets.autoencoder.Autoencoder(LAYERS, 16, 8)
-        case "vae":
-            return nets.autoencoder.VariationalAutoencoder(LAYERS, 16, 8)
-        case "lipschitz":
-            return nets.lipschitz.LipschitzAutoencoder(((6, 2), (8, 2)), 8, 16)
-        case _:
-            return nets.trunk.Trunk(LAYERS, 10)
+def named(defense):
+    """The defense's class and network, and what perturbs its images."""
+    perturbed = " perturbed" if getattr(defense, "adversary", None) else ""
+    return f"{type(defense).__name__}{perturbed} {type(defense.net).__name__}"
 
 
-@pytest.fixture(scope="module")
-def batch():
-    """32 digits."""
-    split = data.load(config.Data()).train
-    x = jnp.asarray(split.floats(0, 32))
-    return Batch(x, x, jnp.asarray(split.labels[:32]), jnp.ones(32, bool))
+each = pytest.mark.parametrize("defense", DEFENSES, ids=named)
 
 
-@pytest.mark.parametrize("norm", ["none", "l2"])
-@pytest.mark.parametrize("name", NAMES)
-def test_its_loss_falls(name, norm, batch):
-    """Twenty steps of Adam on one batch; perturbed images too."""
-    knobs = config.Defense(name=name, adversary=norm, eps=0.5, steps=2)
-    defense = defenses.build(knobs, net_for(name))
-    variables = defense.init(jax.random.key(0), batch.x)
-    optimiser = optax.sgd(1e-3) if name in ("autoencoder", "lipschitz") else optax.sgd(1e-2)
-
-    def loss(variables):
-        return defense.loss(variables, jax.random.key(1), batch).mean()
-
-    def step(carry, _):
-        value, gradient = jax.value_and_grad(loss)(carry[0])
-        updates, state = optimiser.update(gradient, carry[1])
-        return (optax.apply_updates(carry[0], updates), state), value
-
-    start = variables, optimiser.init(variables)
-    values = np.asarray(jax.jit(lambda: lax.scan(step, start, length=20)[1])())
-    assert np.isfinite(values).all()
-    assert values[-1] < values[0]
+@functools.cache
+def dataset():
+    return digits()
 
 
-# Every defense, with and without an adversary, and each kind of network whose statistics it moves.
-ADVERSARY = {"adversary": "l2", "eps": 0.5, "steps": 2, "step_size": 0.2}
-LINF = {"adversary": "linf", "eps": 0.3, "steps": 2, "step_size": 0.1}
-ASK = {**LINF, "name": "ask", "layers": ("conv1", "conv2")}
-TRAINED = {
-    **{name: ({"name": name}, "digits") for name in NAMES[:4]},
-    "autoencoder": ({"name": "autoencoder"}, "digits_autoencoder"),
-    "vae": ({"name": "vae"}, "digits_vae"),
-    "lipschitz": ({"name": "lipschitz"}, "digits_lipschitz"),
-    "idresnet": ({"name": "idresnet", "near": 1.0, "pull": 1e-3}, "digits_idresnet"),
-    "noisy": ({"name": "noisy"}, "digits_idresnet"),
-    "repulsive": ({"name": "repulsive"}, "digits_strided"),
-    "prototypes": ({"name": "prototypes", "count": 3, "layers": ("relu2",)}, "digits"),
-}
-MASKED = {
-    **TRAINED,
-    **{f"{name}, attacked": (knobs | ADVERSARY, net) for name, (knobs, net) in TRAINED.items()},
-    "basic, normalised": ({"name": "basic"}, "digits_resnet"),
-    "soft_neighbors, normalised": ({"name": "soft_neighbors"}, "digits_vgg"),
-    "trades": ({"name": "trades", **LINF}, "digits_resnet18"),
-    "ask": (ASK, "digits_vgg"),
-    "ask on trades": ({**ASK, "generator": "trades"}, "digits_vgg"),
-    "racnn": ({"name": "racnn", "layers": ("conv2",), "mixup_steps": 0}, "digits_racnn"),
-    "racnn, mixing": ({"name": "racnn", "layers": ("conv2",)}, "digits_racnn"),
-}
+def batch(defense, seed):
+    """Eight digits, of which three only fill the batch: images and labels drawn by the seed."""
+    rng, split = np.random.default_rng(seed), dataset().train
+    x, y = jnp.asarray(split.floats(0, 8)), jnp.asarray(split.labels[:8] % 3)
+    rows = jnp.asarray(split.floats(8, 40).reshape(8, 4, 8, 8, 1))
+    beside = jnp.asarray(split.labels[8:40].reshape(8, 4))
+
+    def fill(kept):
+        real = kept.dtype == x.dtype
+        numbers = rng.random(kept.shape) if real else rng.integers(0, 4, kept.shape)
+        mask = MASK.reshape(-1, *(1,) * (kept.ndim - 1))
+        return jnp.where(mask, kept, jnp.asarray(numbers, kept.dtype))
+
+    if isinstance(defense, defenses.ASK):  # references of each class, no image's own
+        rows = jnp.concatenate([rows[:, :2], rows[:2, :2]])
+        others = References(rows, jnp.repeat(jnp.arange(10)[:, None], 2, 1))
+    else:
+        others = References(fill(rows), fill(beside))
+    images = fill(x)
+    return Batch(images, images, fill(y), MASK, others, jnp.int32(1))
 
 
-def test_every_defense_is_tried_with_fillers():
-    assert {knobs["name"] for knobs, _ in MASKED.values()} == set(
-        get_args(get_type_hints(config.Defense)["name"])
-    ) - {"rotation"}
-
-
-@pytest.mark.parametrize("case", MASKED)
-def test_what_fills_a_batch_changes_nothing(case):
-    """Neither loss nor gradient nor running statistics, whatever images and labels the fillers have."""
-    knobs, name = MASKED[case]
-    knobs = config.Defense(**knobs)
-    recipe = config.Config("", net=config.Net(name, sweeps=1), defense=knobs)
-    digits = data.load(config.Data())
-    defense = defenses.build(knobs, recipes.build(recipe, digits))
-    there = jnp.arange(8) % 3 != 1
-    x, y = jnp.asarray(digits.train.floats(0, 8)), jnp.asarray(digits.train.labels[:8] % 3)
-    rows = jnp.asarray(digits.train.floats(8, 40).reshape(8, 4, 8, 8, 1))
-    beside = jnp.asarray(digits.train.labels[8:40].reshape(8, 4))
-    if knobs.name == "ask":  # of each class, no image's own
-        rows, beside = rows[:, :2], jnp.repeat(jnp.arange(8)[:, None], 2, 1)
-        rows, beside = jnp.concatenate([rows, rows[:2]]), jnp.repeat(jnp.arange(10)[:, None], 2, 1)
-
-    def filled(seed):
-        rng = np.random.default_rng(seed)
-
-        def fill(kept):
-            numbers = (
-                rng.random(kept.shape) if kept.dtype == x.dtype else rng.integers(0, 10, kept.shape)
-            )
-            mask = there.reshape(-1, *(1,) * (kept.ndim - 1))
-            return jnp.where(mask, kept, jnp.asarray(numbers, kept.dtype))
-
-        images = fill(x)
-        others = (rows, beside) if knobs.name == "ask" else (fill(rows), fill(beside))
-        return Batch(images, images, fill(y), there, Others(*others), jnp.int32(1))
-
-    examples = defense.examples(digits.train) if defense.examples else x[:2]
-    variables = defense.init(jax.random.key(0), examples)
-    learn = defense.learn or (lambda *given: (defense.loss(*given), {}))
+def stepped(defense):
+    """The variables to begin with, and what a step of training computes: mean loss and statistics, and
+    the gradient."""
+    objective = defense.objective(defense.module(10))
+    train = dataset().train
+    examples = objective.examples(train) if objective.examples else train.floats(0, 2)
+    variables = jax.jit(objective.init)(jax.random.key(0), jnp.asarray(examples))
+    train_loss = objective.train_loss or (lambda *given: (objective.loss(*given), {}))
 
     @jax.jit
-    def step(batch):
+    def step(variables, batch):
         def total(parameters):
-            loss, statistics = learn({**variables, **parameters}, jax.random.key(1), batch)
-            return jnp.sum(jnp.where(there, loss, 0.0)), statistics
+            loss, statistics = train_loss({**variables, **parameters}, jax.random.key(1), batch)
+            return jnp.mean(loss, where=MASK), statistics
 
-        parameters = {name: value for name, value in variables.items() if name != STATISTICS}
+        parameters = {name: leaf for name, leaf in variables.items() if name != STATISTICS}
         return jax.value_and_grad(total, has_aux=True)(parameters)
 
-    one, other = step(filled(0)), step(filled(1))
+    return variables, step
+
+
+@each
+def test_a_step_is_finite_lowers_the_loss_and_ignores_what_fills_the_batch(defense):
+    """Neither loss nor gradient nor running statistics know the images and labels of fillers."""
+    variables, step = stepped(defense)
+    one, other = (step(variables, batch(defense, seed)) for seed in (0, 1))
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(one))
     jax.tree.map(np.testing.assert_array_equal, one, other)
+    autoencodes = isinstance(defense, defenses.Autoencoder | defenses.LipschitzAutoencoder)
+    rate, same = 1e-3 if autoencodes else 1e-2, batch(defense, 0)
+    ((first, _), _), last = one, np.inf
+    for _ in range(15):
+        (last, statistics), gradient = step(variables, same)
+        moved = jax.tree.map(lambda a, g: a - rate * g, {k: variables[k] for k in gradient}, gradient)
+        variables = {**variables, **moved, **statistics}
+    assert last < first
 
 
-def test_partners_are_a_permutation_of_those_that_are_there():
-    there = jnp.arange(50) % 3 != 0
-    found = [partners(jax.random.key(seed), there) for seed in range(2)]
-    for partner in found:
-        assert sorted(partner.tolist()) == list(range(50))
-        assert there[partner[there]].all()
-    assert (found[0][there] != found[1][there]).any()
-    # A full batch is permuted as JAX permutes.
-    every = partners(jax.random.key(0), jnp.ones(50, bool))
-    np.testing.assert_array_equal(every, jax.random.permutation(jax.random.key(0), 50))
+@each
+def test_a_value_says_all_that_it_is(defense):
+    space = {"defenses": defenses, "Adversary": Adversary}
+    space |= vars(neighbors) | vars(defenses) | vars(nets)  # inside it, a name is that of a network
+    assert eval(f"defenses.{defense!r}", space) == defense
+    told = json.loads(json.dumps(values.told(defense)))
+    assert told["class"] == type(defense).__name__
+    assert told["net"] == values.told(defense.net)
+    assert isinstance(defense.cites, str)
 
 
-def neighbour_loss(features, y, temperature):
-    """By its definition, in float64."""
-    features, found = np.asarray(features, np.float64), []
-    for i in range(len(y)):
-        weight = np.exp(-((features - features[i]) ** 2).sum(1) / temperature)
-        weight[i] = 0
-        same = weight[y == y[i]].sum()
-        alone = (y == y[i]).sum() == 1
-        found.append(0.0 if alone else -np.log(same / weight.sum()))
-    return found
+@each
+def test_without_its_adversary_and_noise_it_is_plain(defense):
+    plain = defense.plain()
+    assert type(plain) is type(defense)
+    for knob in ("noise", "adversary"):
+        assert isinstance(defense, defenses.Perturbable) <= (getattr(plain, knob, None) is None)
+    if defense.one_image:  # its loss is of each image, by itself
+        module = plain.module(10)
+        objective, x = plain.objective(module), jnp.asarray(dataset().train.floats(0, 4))
+        variables = jax.jit(objective.init)(jax.random.key(0), x)
+        mask, loss = jnp.ones(4, bool), jax.jit(objective.loss)
+        one, other = (
+            loss(variables, jax.random.key(seed), Batch(z, z, jnp.arange(4), mask))
+            for seed, z in enumerate((x, x.at[1:].set(0.5)))
+        )
+        np.testing.assert_allclose(one[0], other[0], rtol=1e-5)
 
 
-def test_soft_nearest_neighbors_is_its_definition_whatever_fills_the_batch():
-    rng = np.random.default_rng(0)
-    y = np.array([0, 0, 0, 1, 1, 2, 0, 1])  # one is alone of its class
-    features = rng.normal(size=(8, 5)).astype(np.float32)
-    expected = neighbour_loss(features, y, 3.0)
-    filled = np.concatenate([features, features[:3]]), np.concatenate([y, [2, 2, 2]])
-    there = jnp.arange(11) < 8
-    loss, gradient = jax.value_and_grad(
-        lambda f: losses.soft_nearest_neighbors(f, jnp.asarray(filled[1]), there, 3.0).sum()
-    )(jnp.asarray(filled[0]))
-    np.testing.assert_allclose(loss, sum(expected), rtol=1e-5)
-    assert np.isfinite(gradient).all()
-    np.testing.assert_array_equal(gradient[8:], 0)
-    assert np.abs(gradient[:8]).min() > 0
+@each
+def test_it_is_checked_on_its_data_and_networks_by_what_they_need(defense):
+    """Nothing is wrong with it as it is; early stopping needs classes, and layers must exist."""
+    defense.check(dataset(), Optim())
+    objective = defense.objective(defense.module(10))
+    if objective.logits is None:
+        with pytest.raises(ValueError, match="this defense has no output"):
+            defense.check(dataset(), Optim(stopping_eps=0.1))
+    for knob in ("layers", "layer"):
+        if getattr(defense, knob, None):
+            wrong = dataclasses.replace(defense, **{knob: ("conv7",) if knob == "layers" else "conv7"})
+            with pytest.raises(ValueError, match="no layer 'conv7'"):
+                wrong.check(dataset(), Optim())
 
 
-def test_soft_neighbors_adds_every_layer_but_the_last(batch):
-    net = net_for("soft_neighbors")
-    defense, plain = defenses.soft_neighbors(net, 0.5), defenses.basic(net)
-    variables = net.init(jax.random.key(0), batch.x)
-    _, taps = net.apply(variables, batch.x)
-    added = sum(
-        losses.soft_nearest_neighbors(taps[tap], batch.y, batch.there, 100.0)
-        for tap in ("relu1", "relu2")
-    )
-    found = defense.loss(variables, None, batch) - plain.loss(variables, None, batch)
-    np.testing.assert_allclose(found, 0.5 * added, rtol=1e-4, atol=1e-5)
+def test_every_defense_is_in_the_list():
+    found = {type(defense) for defense in DEFENSES} | {defenses.Untrained}
+    public = (getattr(defenses, name) for name in defenses.__all__)
+    kinds = {kind for kind in public if isinstance(kind, type) and issubclass(kind, defenses.Defense)}
+    assert found == kinds - {defenses.Defense, defenses.Perturbable}
 
 
-@pytest.mark.parametrize("stages", [1, 4])
-def test_mixup_is_between_what_it_mixes(stages, batch):
-    """Of equal images the loss is cross-entropy to both labels, in a share drawn once a batch."""
-    same = batch._replace(x=jnp.broadcast_to(batch.x[:1], batch.x.shape))
-    net = net_for("basic")
-    variables = net.init(jax.random.key(0), batch.x)
-    defense, logits = defenses.mixup(net, stages), net.apply(variables, same.x)[0]
-    of_class = -jax.nn.log_softmax(logits[0])
-    for seed in range(3):
-        key = jax.random.key(seed)
-        share, partner, _ = jax.random.split(key, 3)
-        share = jax.random.uniform(share)
-        other = batch.y[jax.random.permutation(partner, 32)]
-        expected = share * of_class[batch.y] + (1 - share) * of_class[other]
-        np.testing.assert_allclose(defense.loss(variables, key, same), expected, rtol=1e-4)
-
-
-def test_mixup_reaches_every_stage_and_no_other(batch):
-    """What is between two layers changes what comes after, and only that."""
-    net = net_for("basic")
-    variables = net.init(jax.random.key(0), batch.x)
-    _, plain = net.apply(variables, batch.x)
-    taps = ("image", *plain)
-    for stage in range(len(taps)):
-        seen = []
-
-        def between(number, x, stage=stage, seen=seen):
-            seen.append(number)
-            return x[::-1] if number == stage else x
-
-        _, found = net.apply(variables, batch.x, between=between)
-        assert seen == [0, 1, 2, 3]
-        for number, tap in enumerate(taps[1:], 1):
-            expected = plain[tap][::-1] if number >= stage else plain[tap]
-            np.testing.assert_allclose(found[tap], expected, rtol=1e-5, atol=1e-5)
-
-
-def test_an_autoencoder_restores_the_clean_image(batch):
-    net = net_for("autoencoder")
-    variables = net.init(jax.random.key(0), batch.x)
-    perturbed = batch._replace(x=1 - batch.x)
-    found = net.apply(variables, perturbed.x)[0]
-    expected = ((found - batch.clean.reshape(32, -1)) ** 2).sum(1)
-    loss = defenses.autoencoder(net).loss(variables, None, perturbed)
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
-
-
-def test_the_variational_bound_by_hand(batch):
-    """With all parameters zero pixels are fair coins, one bit each, and the code costs nothing."""
-    net = net_for("vae")
-    variables = jax.tree.map(jnp.zeros_like, net.init(jax.random.key(0), batch.x))
-    defense = defenses.vae(net)
-    np.testing.assert_allclose(defense.loss(variables, jax.random.key(0), batch), 1.0, rtol=1e-6)
-    variables["params"]["mean"]["bias"] += 2.0  # 8 numbers: 8 x 2^2 / 2 nats, over 64 pixels
-    expected = 1 + 8 * 2 / (64 * np.log(2))
-    np.testing.assert_allclose(defense.loss(variables, jax.random.key(0), batch), expected, rtol=1e-6)
-
-
-def test_the_lipschitz_loss_parts_classes_up_to_a_limit(batch):
-    net = net_for("lipschitz")
-    variables = net.init(jax.random.key(0), batch.x)
-    filled = batch._replace(there=jnp.arange(32) < 20)
-    found, taps = net.apply(variables, batch.x)
-    code, y = np.asarray(taps["bottleneck"], np.float64), np.asarray(batch.y)
-    squared = ((code[:, None] - code[None]) ** 2).sum(-1)
-    other = (np.arange(32) < 20)[None] & ~np.eye(32, dtype=bool)
-    same = y[:, None] == y[None]
-    own, rival = (np.where(other & of, squared, np.inf).min(1) for of in (same, ~same))
-    own = np.where(np.isinf(own), 0, own)
-    limit = float(np.median(rival))
-    error = ((np.asarray(found) - np.asarray(batch.x).reshape(32, -1)) ** 2).sum(1)
-    expected = error + 3 * (own - np.minimum(rival, limit))
-    loss = defenses.lipschitz(net, 3.0, limit).loss(variables, None, filled)
-    np.testing.assert_allclose(loss, expected, rtol=1e-4)
-
-
-def linear(weights):
-    """Loss that rises along `weights`."""
-
-    def loss(variables, key, batch):
-        return jnp.sum(batch.x * weights, (1, 2, 3)) * variables
-
-    return defenses.Defense(lambda key, x: 1.0, loss, None)
-
-
-@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.6), ("l2", 0.0)])
-def test_training_images_are_perturbed_as_far_as_they_may(norm, eps):
-    """On a linear loss: to the edge of the ball along the gradient, or 30 steps of .1 without one."""
-    weights = np.random.default_rng(0).normal(size=(1, 4, 4, 1)).astype(np.float32)
-    defense = defenses.adversarial(linear(jnp.asarray(weights)), norm, eps, steps=30, step_size=0.1)
-    x = jnp.full((3, 4, 4, 1), 0.5)
-    batch = Batch(x, x, jnp.zeros(3, jnp.int32), jnp.ones(3, bool))
-    loss = defense.loss(jnp.ones(()), jax.random.key(0), batch) - (0.5 * weights).sum()
-    if norm == "linf":
-        expected = 0.1 * np.abs(weights).sum()
-    elif eps:
-        expected = 0.6 * np.linalg.norm(weights)
-    else:
-        # Far beyond any ball, so the box decides: every pixel ends at the side its weight points to,
-        # but for those whose steps are too short to arrive.
-        corner = 0.5 * np.abs(weights).sum()
-        assert (np.asarray(loss) > 0.9 * corner).all()
-        assert (np.asarray(loss) <= corner * (1 + 1e-5)).all()
-        return
-    np.testing.assert_allclose(loss, expected, rtol=1e-3)
-
-
-def test_the_gradient_takes_the_perturbed_image_as_it_is():
-    """It does not go through the steps that made it."""
-    weights = jnp.ones((1, 2, 2, 1))
-    defense = defenses.adversarial(linear(weights), "linf", 0.1, steps=3, step_size=0.1)
-    x = jnp.full((1, 2, 2, 1), 0.5)
-    batch = Batch(x, x, jnp.zeros(1, jnp.int32), jnp.ones(1, bool))
-    value, gradient = jax.value_and_grad(lambda v: defense.loss(v, jax.random.key(0), batch).sum())(
-        jnp.ones(())
-    )
-    np.testing.assert_allclose([value, gradient], [2.4, 2.4], rtol=1e-5)
-
-
-def test_rotated_images_turn_counterclockwise():
-    image = np.arange(6, dtype=np.uint8).reshape(1, 2, 3, 1)[:, :, :2]
-    split = data.Split(image, np.array([7], np.int32))
-    found = data.rotated(data.Dataset(split, split, split, 10))
-    assert found.classes == 4
-    for part in found[:3]:
-        np.testing.assert_array_equal(part.labels, [0, 1, 2, 3])
-        for turns in range(4):
-            np.testing.assert_array_equal(part.images[turns, ..., 0], np.rot90(image[0, ..., 0], turns))
+# Trained as recipes do; the numbers are those of commit 82af97d, before defenses were values.
 
 
 @pytest.mark.parametrize(
-    ("knobs", "net", "message"),
+    ("defense", "sums"),
     [
-        ({"name": "vae"}, "mnist", "trains no net.name='mnist': use 'mnist_vae'"),
-        ({"name": "basic"}, "digits_vae", "trains no net.name='digits_vae': use 'digits'"),
-        ({"adversary": "l2", "steps": 0}, "digits", "defense.steps=0"),
-        ({"adversary": "l2", "step_size": 0.0}, "digits", "step_size=0.0"),
-        ({"adversary": "l2", "eps": -1.0}, "digits", "eps=-1.0"),
-        ({"adversary": "linf"}, "digits", "give the radius"),
+        (
+            defenses.ASK(
+                nets.ConvNet(((2, 3, 2, 1),)),
+                ("relu1",),
+                Adversary("linf", 0.1, 1, 0.05),
+                references=3,
+            ),
+            [0.4621, 4.2491, 1.007, 28.1657],
+        ),
+        (
+            defenses.SoftNeighbors(nets.ConvNet(((2, 3, 2, 1),)), adversary=Adversary("l2", steps=2)),
+            [0.3852, 4.2241, 1.0071, 28.1824],
+        ),
+    ],
+    ids=("ASK", "SoftNeighbors"),
+)
+def test_it_is_trained_as_ever_and_resumes(tmp_path, defense, sums):
+    """Two epochs at once, and one after the other: the same bits."""
+    few = digits(110)
+    optim = Optim(epochs=2, batch_size=60, optimizer="sgd", peak_lr=0.01)
+    whole = defense.fit(few, optim, tmp_path / "whole")
+    defense.fit(few, dataclasses.replace(optim, epochs=1), tmp_path / "parts")
+    parts = defense.fit(few, optim, tmp_path / "parts")
+    jax.tree.map(np.testing.assert_array_equal, whole.variables, parts.variables)
+    found = [np.abs(leaf, dtype=np.float64).sum() for leaf in jax.tree.leaves(whole.variables)]
+    np.testing.assert_allclose(found, sums, rtol=1e-3)
+
+
+def test_weights_stand_for_training(tmp_path):
+    net = nets.ConvNet(((2, 3, 2, 1),))
+    weights = {"conv1.weight": (2, 1, 3, 3), "conv1.bias": (2,), "fc.weight": (10, 32)}
+    weights["fc.bias"] = (10,)
+    arrays = {name: np.full(shape, 0.5, np.float32) for name, shape in weights.items()}
+    np.savez(tmp_path / "weights.npz", **arrays)
+    for kind in (defenses.CrossEntropy, defenses.Untrained):
+        defense = kind(net, weights=str(tmp_path / "weights.npz"))
+        defense.check(dataset(), Optim())
+        found = defense.fit(dataset(), Optim(), tmp_path / "run").variables
+        assert {float(leaf.min()) for leaf in jax.tree.leaves(found)} == {0.5}
+    assert not (tmp_path / "run").exists()
+    wrong = dataclasses.replace(defense, net=CONVNET)
+    with pytest.raises(ValueError, match="it holds no weights of this network"):
+        wrong.check(dataset(), Optim())
+    with pytest.raises(ValueError, match="only a ConvNet takes weights, and this is VGG"):
+        dataclasses.replace(defense, net=VGG).check(dataset(), Optim())
+
+
+def test_an_untrained_network_is_drawn_by_the_seed(tmp_path):
+    defense = defenses.Untrained(CONVNET)
+    one, same, other = (
+        jax.tree.leaves(defense.fit(dataset(), Optim(seed=seed), tmp_path).variables)
+        for seed in (0, 0, 1)
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    assert any((a != b).any() for a, b in zip(one, other, strict=True))
+    assert not any(tmp_path.iterdir())
+
+
+# What cannot be trained, most of it told before there are data.
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: defenses.VAE(CONVNET), "VAE trains no ConvNet: give nets.VAE"),
+        (
+            lambda: defenses.CrossEntropy(AUTOENCODER),
+            "CrossEntropy trains no Autoencoder: ",
+        ),
+        (lambda: defenses.CrossEntropy(nets.digits_racnn()), "CrossEntropy trains no RaCNN"),
+        (lambda: defenses.CrossEntropy(nets.Pixels()), "CrossEntropy trains no Pixels"),
+        (lambda: defenses.InputMixup(VGG), "InputMixup trains no VGG: give nets.ConvNet"),
+        (lambda: defenses.ManifoldMixup(VGG), "ManifoldMixup trains no VGG"),
+        (lambda: defenses.VAE(VGG), "VAE trains no VGG"),
+        (lambda: defenses.IdResNet(CONVNET), "IdResNet trains no ConvNet: give nets.IdResNet"),
+        (lambda: defenses.Noisy(CONVNET), "Noisy trains no ConvNet: give nets.IdResNet"),
+        (lambda: defenses.VAE(IDRESNET), "VAE trains no IdResNet: give nets.VAE"),
+        (lambda: defenses.Repulsive(nets.Pixels()), "Repulsive trains no Pixels"),
+        (lambda: defenses.Prototypes(VGG, "conv1"), "Prototypes trains no VGG"),
+        (lambda: defenses.Prototypes(AUTOENCODER, "relu1"), "Prototypes trains no Autoencoder"),
+        (lambda: defenses.ASK(AUTOENCODER, ("relu1",), LINF), "ASK trains no Autoencoder"),
+        (lambda: dataclasses.replace(RACNN, net=CONVNET), "RaCNN trains no ConvNet"),
+        (
+            lambda: dataclasses.replace(RACNN, retriever=AUTOENCODER),
+            "CrossEntropy trains no Autoencoder",
+        ),
+        (
+            lambda: dataclasses.replace(RACNN, net=nets.digits_frozen_racnn()),
+            "give its body",
+        ),
+        (lambda: dataclasses.replace(RACNN, neighbors=1), "neighbors=1"),
+        (lambda: dataclasses.replace(RACNN, ce_steps=0), "ce_steps=0"),
+        (lambda: dataclasses.replace(RACNN, mixup_steps=-1), "mixup_steps=-1"),
+        (lambda: dataclasses.replace(RACNN, project=0), "project=0"),
+        (lambda: defenses.SoftNeighbors(CONVNET, temperature=-1.0), "temperature=-1.0"),
+        (lambda: defenses.SoftNeighbors(CONVNET, layers=()), r"layers=\(\)"),
+        (lambda: defenses.IdResNet(IDRESNET, decay=0.0), "decay=0.0"),
+        (lambda: defenses.IdResNet(IDRESNET, pull=-1.0), "pull=-1.0"),
+        (lambda: defenses.IdResNet(IDRESNET, noise="none"), "noise='none'"),
+        (lambda: defenses.Repulsive(CONVNET, dim=-1), "dim=-1"),
+        (lambda: defenses.Prototypes(nets.Pixels(), count=0), "count=0"),
+        (lambda: defenses.Prototypes(nets.Pixels(), radius=0.0), "radius=0.0"),
+        (lambda: defenses.Prototypes(CONVNET), "layer=None: name the layer"),
+        (lambda: defenses.Trades(CONVNET, L2), "norm='l2': Trades perturbs images in Linf"),
+        (lambda: defenses.Trades(CONVNET, LINF, beta=-1.0), "beta=-1.0"),
+        (lambda: defenses.TradesLoss(beta=-1.0), "beta=-1.0"),
+        (lambda: defenses.ASK(VGG, ("conv1",), L2), "norm='l2': ASK perturbs images in Linf"),
+        (lambda: defenses.ASK(VGG, (), LINF), r"layers=\(\)"),
+        (lambda: defenses.ASK(VGG, ("conv1",), LINF, references=0), "references=0"),
+        (lambda: defenses.ASK(VGG, ("conv1",), LINF, eps_ask=-1.0), "eps_ask=-1.0"),
+        (lambda: defenses.ASK(VGG, ("conv1",), LINF, temperature=-1.0), "temperature=-1.0"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(knobs, net, message):
-    with pytest.raises(ValueError, match=message):
-        defenses.check(config.Defense(**knobs), config.Net(name=net))
+def test_values_that_are_refused(make, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("defense", "optim", "message"),
+    [
+        (defenses.Rotation(CONVNET), Optim(augment="crop"), "augment='crop' mirrors images"),
+        (defenses.Noisy(nets.IdResNet(10)), Optim(), "is 30: give subspaces=1, dim=10"),
+        (dataclasses.replace(RACNN, neighbors=1293), Optim(), "asked of 1293 candidates"),
+        (
+            defenses.RaCNN(nets.digits_frozen_racnn(), nets.digits_resnet(), "pool"),
+            Optim(weight_decay=0.1),
+            "weight_decay=0.1 would change",
+        ),
+        (
+            defenses.IdResNet(nets.IdResNet(channels=1, dim=33)),
+            Optim(),
+            "channels=1: too few for the 66 of a point",
+        ),
+    ],
+)
+def test_what_these_data_cannot_train_is_refused(defense, optim, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        defense.check(dataset(), optim)
+    assert "\n" not in str(error.value)
+
+
+def test_candidates_are_searched_by_the_keys_of_the_retriever(tmp_path):
+    """Of racnn, whose training is tested in `test_racnn`."""
+    few, optim = digits(110), Optim(epochs=0)
+    defense = dataclasses.replace(RACNN, project=5)
+    retriever = defense.fit_retriever(few, optim, tmp_path)
+    near = defense.candidates(retriever, few.train, 2)
+    assert isinstance(near, classifiers.KNN)
+    assert near.banks[0].shape == (99, 5)
+    x = jnp.asarray(few.train.floats(0, 9))
+    np.testing.assert_array_equal(near.retrieved(x)[:, 0], np.arange(9))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from points import exact as by_solver
 from sklearn.datasets import load_digits
 
 from knn_jax import attacks, certificates, classifiers, neighbors
-from knn_jax.certificates import sides
+from knn_jax.certificates import nearest_cell, order_statistics
 
 pytestmark = pytest.mark.usefixtures("quick")
 boxes = pytest.mark.parametrize("box", [False, True], ids=["free", "box"])
@@ -29,7 +28,7 @@ def solve(rows, labels, x, y, scale=1.0, **options):
     labels, y = np.resize(labels, ROWS), np.resize(y, IMAGES)
     model = dataclasses.replace(classifier(rows, labels, scale=scale), classes=CLASSES)
     found = certificates.exact(model, images(x), jnp.asarray(y, jnp.int32), **options)
-    return certificates.Exact(*(np.asarray(leaf)[:count] for leaf in found))
+    return certificates.ExactRadius(*(np.asarray(leaf)[:count] for leaf in found))
 
 
 def crosses(point, rows, labels, y):
@@ -124,7 +123,7 @@ def test_more_rows_in_the_way_than_are_found_at_once():
 
 def test_what_is_left_open_is_said_and_still_a_bound(monkeypatch):
     rows, labels, x = surrounded()
-    monkeypatch.setattr(sys.modules[certificates.Exact.__module__], "ROUNDS", 1)
+    monkeypatch.setattr(nearest_cell, "ROUNDS", 1)
     found = certificates.exact(classifier(rows, labels), images(x), jnp.array([0]))
     truth = by_solver(x[0], rows, labels, 0)
     assert not found.closed.any()
@@ -141,7 +140,7 @@ def test_planted_rows_are_found(digits):
     model = classifiers.knn(None, bank, labels, k=1)
     for box in (False, True):
         found = certificates.exact(model, x, y, box=box)
-        brackets(certificates.Exact(*(leaf[:6] for leaf in found)), np.full(6, 0.1), rtol=2e-3)
+        brackets(certificates.ExactRadius(*(leaf[:6] for leaf in found)), np.full(6, 0.1), rtol=2e-3)
 
 
 def test_bounds_below_it_and_attacks_above_it(digits, solved):
@@ -174,12 +173,6 @@ def test_each_image_has_its_own_answer(digits, solved):
     found = certificates.exact(model, x[::-1], y[::-1])
     for one, other in zip(found, solved[0], strict=True):
         np.testing.assert_allclose(one[::-1], other, atol=1e-4)
-
-
-def test_it_can_be_traced_in_the_callers_jit_on_one_image(digits):
-    model, x, y = digits
-    found = jax.eval_shape(jax.jit(certificates.exact), model, x[:1], y[:1])
-    assert [leaf.shape for leaf in found] == [(1,), (1,), (1,), (1, 64)]
 
 
 def test_in_features_it_is_divided_by_their_lipschitz_constant(digits, solved):
@@ -231,7 +224,7 @@ def test_the_rounding_of_the_vote_is_taken_off():
     found = solve([[0.2] * 3, [0.7] * 3], [0, 1], [[0.2] * 3], [0])
     d, largest = 0.5 * 3**0.5, 0.7 * 3**0.5
     vote = neighbors.rounding(jnp.zeros((1, DIM))) * d / 4
-    assert found.lower < d / 2 - 4 * sides.FEATURE_ERROR * largest - vote
+    assert found.lower < d / 2 - 4 * order_statistics.FEATURE_ERROR * largest - vote
     brackets(found, d / 2)
 
 
@@ -255,17 +248,6 @@ def test_one_class_alone_is_never_left():
     found = solve([[0.2, 0.5], [0.8, 0.5]], [0, 0], [[0.3, 0.5]], [0])
     np.testing.assert_array_equal([found.lower, found.upper], np.full((2, 1), np.inf))
     assert found.closed.all()
-
-
-def test_what_it_does_not_cover_is_refused():
-    x, y = images([[0.2, 0.4]]), jnp.array([0])
-    rows, labels = [[0.2, 0.2], [0.8, 0.8], [0.5, 0.2]], [0, 1, 1]
-    with pytest.raises(
-        ValueError, match=r"k=2: exact is for odd k; voronoi bounds the radius for any k"
-    ):
-        certificates.exact(classifier(rows, labels, k=2), x, y)
-    with pytest.raises(ValueError, match=r"box=True is for a classifier on the inputs themselves"):
-        certificates.exact(classifier(rows, labels, scale=2.0), x, y, box=True)
 
 
 def test_a_row_behind_an_equal_one_of_class_y_changes_no_vote():

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from knn_jax import files
+from knn_jax.workdir import files
 
 
 def test_whole_replaces_the_file(tmp_path):

@@ -1,6 +1,5 @@
-"""Paper 3: layers that begin as the identity, the potential, subspaces, and its attack."""
+"""Qian, An & Su's IdResNet: layers that begin as the identity, the potential, subspaces, the attack."""
 
-import dataclasses
 import inspect
 import json
 
@@ -14,26 +13,19 @@ from victims import digits, flat
 from knn_jax import (
     attacks,
     certificates,
-    checks,
     classifiers,
-    clusters,
-    config,
+    cli,
     data,
     defenses,
-    evaluation,
-    fixed,
-    jobs,
-    kinds,
     losses,
+    measures,
     neighbors,
     nets,
-    pages,
-    recipes,
-    tables,
 )
-from knn_jax.defenses import Batch
-from knn_jax.defenses.idresnet import drawn
-from knn_jax.nets.idresnet import LEAST, Branch, Convolution, IdResNet
+from knn_jax.defenses.noise import drawn
+from knn_jax.nets.idresnet import LEAST
+from knn_jax.recipe import Evaluate, Recipe, fit
+from knn_jax.training import Batch, Optim
 
 pytestmark = pytest.mark.usefixtures("quick")
 HOME = inspect.getmodule(attacks.kfgsm)
@@ -46,7 +38,7 @@ def images():
 
 
 def net_of(**knobs):
-    return IdResNet(subspaces=2, dim=3, width=10, classes=10, **knobs)
+    return nets.IdResNet(10, subspaces=2, dim=3, **knobs).build(10)
 
 
 def apart(query, rows, count=2):
@@ -80,7 +72,7 @@ def test_it_begins_as_the_identity_and_can_learn(shared, images):
 
 def test_a_convolutional_branch_keeps_images_and_begins_as_the_identity(images):
     """Of 8x8 pixels and one channel: ots and the layers are 5x5 to 1, a point the first 6 of 64."""
-    net = net_of(branch=Convolution, channels=1)
+    net = net_of(channels=1)
     variables = net.init(jax.random.key(0), images)
     points, taps = net.apply(variables, images)
     for tap in ("dec1", "dec2", "dec3"):
@@ -96,7 +88,7 @@ def test_a_convolutional_branch_keeps_images_and_begins_as_the_identity(images):
 
 
 def test_an_image_holds_a_point():
-    net = IdResNet(subspaces=2, dim=33, width=0, classes=10, branch=Convolution, channels=1)
+    net = nets.IdResNet(0, subspaces=2, dim=33, channels=1).build(10)
     with pytest.raises(ValueError, match="channels=1: too few for the 66 of a point"):
         jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
 
@@ -107,15 +99,6 @@ def test_layers_share_their_weights_or_not(images):
         variables = jax.eval_shape(net_of(shared=shared).init, jax.random.key(0), images)
         count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
         assert count == 65 * 16 + layers * 17 * 16 + 17 * 6
-
-
-def test_the_papers_network_is_its_size():
-    """2,078 numbers of 3,072 pixels, three shared layers of them, 30 points."""
-    net = nets.build(config.Net(name="cifar10_idresnet"), 10)
-    image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-    parameters = jax.eval_shape(net.init, jax.random.key(0), image)["params"]
-    count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
-    assert count == 3073 * 2078 + 2079 * 2078 + 2079 * 30
 
 
 def test_without_identity_it_is_a_simple_network(images):
@@ -144,24 +127,9 @@ def test_pixels_are_normalised_by_the_training_set_and_noise_is_added(images):
     np.testing.assert_allclose(taps["ots"], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("identity", [True, False])
-@pytest.mark.parametrize(("branch", "channels"), [(Branch, 0), (Convolution, 2)])
-def test_no_pair_of_images_violates_the_constant(branch, channels, identity, shared, images):
-    net = net_of(identity=identity, shared=shared, branch=branch, channels=channels)
-    variables = net.init(jax.random.key(0), images)
-    draw = lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)  # noqa: E731
-    variables = {**variables, "params": jax.tree.map(draw, variables["params"])}
-    _, taps = net.apply(variables, images)
-    pixels = apart(images, images, 1) + np.eye(40)
-    for layer, tap in taps.items():
-        ratio = (apart(tap, tap, 1) / pixels).max()
-        assert 0 < ratio <= net.lipschitz(variables, layer)
-
-
 def test_the_constant_of_a_convolution_counts_its_windows(images):
     """A kernel of ones moves an image that is brighter all over by some 25 times what a pixel moves."""
-    net = net_of(branch=Convolution, channels=1)
+    net = net_of(channels=1)
     variables = net.init(jax.random.key(0), images)
     parameters = variables["params"]
     ots = jax.tree.map(jnp.ones_like, parameters["ots"])
@@ -221,7 +189,8 @@ def test_the_loss_is_its_definition_and_takes_who_is_there(images):
     net = net_of()
     variables = net.init(jax.random.key(0), images)
     y, there = jnp.arange(40, dtype=jnp.int32) % 10, jnp.arange(40) < 30
-    defense = defenses.idresnet(net, noise="none", pull=0.3, near=1.0)
+    value = defenses.IdResNet(nets.IdResNet(10, dim=3), noise=None, pull=0.3, near=1.0)
+    defense = value.objective(net)
     found = defense.loss(variables, jax.random.key(1), Batch(images, images, y, there))[:30]
     points = np.asarray(net.apply(variables, images)[0])[:30]
     same = np.asarray(y[:30, None] == y[None, :30])
@@ -232,48 +201,15 @@ def test_the_loss_is_its_definition_and_takes_who_is_there(images):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_its_loss_falls(images):
-    """Ten steps of descent, and noise is drawn by the key."""
-    net = net_of()
-    y = jnp.asarray(load_digits().target[:40], jnp.int32)
-    batch = Batch(images, images, y, jnp.ones(40, bool))
-    defense = defenses.build(config.Defense(name="idresnet", pull=1e-3, near=2.0), net)
-    variables = defense.init(jax.random.key(0), images)
-    first, other = (defense.loss(variables, jax.random.key(n), batch) for n in (0, 1))
-    assert (first != other).all()
-
-    def total(parameters):
-        return defense.loss({**variables, "params": parameters}, jax.random.key(0), batch).mean()
-
-    def step(_, parameters):
-        return jax.tree.map(lambda p, g: p - 0.5 * g, parameters, jax.grad(total)(parameters))
-
-    assert total(jax.lax.fori_loop(0, 10, step, variables["params"])) < total(variables["params"])
-
-
 def test_a_noisy_network_is_trained_by_cross_entropy(images):
     net = net_of()
     batch = Batch(images, images, jnp.arange(40, dtype=jnp.int32) % 6, jnp.ones(40, bool))
     variables = net.init(jax.random.key(0), images)
     noise = drawn("uniform", jax.random.key(1), images.shape)
     expected = losses.cross_entropy(net.apply(variables, images, noise=noise)[0], batch.y)
-    defense = defenses.build(config.Defense(name="noisy", noise="uniform"), net)
+    value = defenses.Noisy(nets.IdResNet(10, dim=3), noise="uniform")
+    defense = value.objective(net)
     np.testing.assert_array_equal(defense.loss(variables, jax.random.key(1), batch), expected)
-
-
-@pytest.mark.parametrize(
-    ("defense", "net", "message"),
-    [
-        ({"name": "idresnet"}, "digits", "use 'digits_idresnet'"),
-        ({"name": "noisy"}, "digits", "use 'digits_idresnet'"),
-        ({"name": "vae"}, "digits_idresnet", "use 'digits_vae'"),
-        ({"name": "idresnet", "decay": 0.0}, "digits_idresnet", "decay=0.0"),
-        ({"name": "idresnet", "pull": -1.0}, "digits_idresnet", "pull=-1.0"),
-    ],
-)
-def test_what_cannot_be_trained_is_refused(defense, net, message):
-    with pytest.raises(ValueError, match=message):
-        defenses.check(config.Defense(**defense), config.Net(name=net))
 
 
 @pytest.fixture(scope="module")
@@ -341,16 +277,6 @@ def test_a_step_is_the_sign_of_the_slope_from_the_image_itself(victim):
     np.testing.assert_allclose(found.image[fell], expected[fell], atol=1e-6)
 
 
-def test_it_stays_in_the_ball_and_is_judged_by_the_vote(victim):
-    model, x, y = victim
-    found = attacks.kfgsm(jax.random.key(0), model, x, y, eps=2.0, norm="l2", steps=5, step_size=1.0)
-    assert (found.norm[found.success] <= 2 * (1 + 1e-6)).all()
-    assert (found.image >= 0).all()
-    assert (found.image <= 1).all()
-    assert found.success.sum() > (model.predict(x) != y).sum()
-    np.testing.assert_array_equal(found.success, model.margin(found.image, y) <= 0)
-
-
 def test_no_more_than_a_tile_of_distances_is_held(victim, monkeypatch):
     model, x, y = victim
     monkeypatch.setattr(HOME, "TILE", 20)
@@ -371,77 +297,55 @@ def intermediates(jaxpr):
                     yield from intermediates(inner)
 
 
-def test_a_recipe_from_training_to_attack(recipe, trains, tmp_path):
-    """One epoch on digits, then its attack in balls."""
-    recipe = dataclasses.replace(
-        recipe,
-        net=config.Net(name="digits_idresnet", dim=3),
-        defense=config.Defense(name="idresnet", pull=0.01),
-        classifier=config.Classifier(layers=("cl",), metric="subspaces", k=20),
-        attack=config.Attack(images=6, names=("kfgsm",), norms=("linf",), radii_linf=(0.1, 0.3)),
-        ball=config.Ball(steps=3, step_size=0.3),
-        analyze=config.Analyze(points=50),
+def test_the_loss_attacked_is_without_noise_on_rows_a_and_b(images):
+    value, x = defenses.Noisy(nets.IdResNet(10, subspaces=1, dim=10)), images[:8]
+    net = value.module(10)
+    variables, y = net.init(jax.random.key(0), x), jnp.arange(8) % 10
+    found = (
+        value.plain()
+        .objective(net)
+        .loss(variables, jax.random.key(1), Batch(x, x, y, jnp.ones(8, bool)))
     )
-    dataset = data.load(recipe.data)
-    checks.check(recipe, dataset)
-    fixed.check(recipe, dataset)
-    clusters.check(recipe, dataset)
-    defended = recipes.defend(recipe, dataset, tmp_path)
-    assert defended.model.metric == neighbors.Subspaces(2)
-    clean = evaluation.predict(recipe, defended, tmp_path)
-    assert (clean == dataset.test.labels).mean() > 0.5
-    norms = fixed.attack(recipe, defended, kinds.runs(recipe.attack)[0], tmp_path).arrays["norm"]
-    assert norms.shape == (6,)
-    assert (norms[np.isfinite(norms)] <= 0.3).all()
-    assert clusters.draw(recipe, defended).startswith(b"\x89PNG")
-    _, variables = defended.net
-    array = dataset.train.floats(0, 2000).astype(np.float64)
-    np.testing.assert_allclose(variables["batch_stats"]["mean"], array.mean(0), atol=1e-5)
-    by_noise = config.Certify(images=4, smoothing=0.1, samples=20)
-    jobs.certify(dataclasses.replace(recipe, certify=by_noise), str(tmp_path))
+    np.testing.assert_allclose(found, losses.cross_entropy(net.apply(variables, x)[0], y), rtol=1e-5)
+
+
+def test_noise_is_drawn_by_the_key(images):
+    value = defenses.IdResNet(nets.IdResNet(10, dim=3))
+    net, y = value.module(10), jnp.arange(40, dtype=jnp.int32) % 10
+    variables = net.init(jax.random.key(0), images)
+    batch, loss = Batch(images, images, y, jnp.ones(40, bool)), value.objective(net).loss
+    first, other = (loss(variables, jax.random.key(n), batch) for n in (0, 1))
+    assert (first != other).all()
+
+
+def test_a_recipe_from_training_to_attack(trains, tmp_path):
+    """One epoch on digits, its attack in balls, its points, and smoothing, which covers any."""
+    recipe = Recipe(
+        name="idresnet",
+        data=data.Digits(),
+        defense=defenses.IdResNet(nets.IdResNet(64, dim=3), pull=0.01),
+        optim=Optim(epochs=1),
+        classifier=fit.KNN(layers=("cl",), k=20, metric=SUM),
+        attacks={"kfgsm": attacks.KFGSM(steps=3, step_size=0.3)},
+        certificates={"smoothing": certificates.Smoothing(0.1, samples=20)},
+        measures={"points": measures.Points(50)},
+        evaluate=Evaluate(
+            images=6, certified_images=4, norms=("linf",), radii_linf=(0.1, 0.3), chunk=6
+        ),
+    )
+    cli.attack(recipe, str(tmp_path))
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["smoothing"]["n"] == 4
-    assert [row[0] for row in pages.rows(report)][-1] == "certified: smoothing by 0.1"
-    assert tables.lines(report)[-1][1] == "certified, smoothing by 0.1"
+    assert report["clean_acc"] > 0.5
+    assert (tmp_path / "clusters.png").read_bytes().startswith(b"\x89PNG")
     assert "clusters.png" in (tmp_path / "report.html").read_text()
-
-
-def test_the_loss_attacked_is_without_noise_on_rows_a_and_b(recipe, images):
-    recipe = dataclasses.replace(recipe, defense=config.Defense(name="noisy"))
-    x = images[:8]
-    net = nets.build(config.Net(name="digits_idresnet", subspaces=1, dim=10), 10)
-    variables = net.init(jax.random.key(0), x)
-    y = jnp.arange(len(x)) % 10
-    found = fixed._loss(recipe, recipes.Defended(None, None, 1.0, "", (net, variables)), "model")(x, y)
-    expected = losses.cross_entropy(net.apply(variables, x)[0], y)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-def test_what_learns_classes_has_an_output_for_each(recipe):
-    recipe = dataclasses.replace(
-        recipe,
-        net=config.Net(name="digits_idresnet"),
-        defense=config.Defense(name="noisy"),
-        classifier=config.Classifier(name="network", layers=()),
-    )
-    with pytest.raises(ValueError, match=r"is 30: give --net.subspaces 1 --net.dim 10"):
-        checks.check(recipe, data.load(recipe.data))
-
-
-def test_points_must_divide_into_subspaces(recipe):
-    recipe = dataclasses.replace(
-        recipe,
-        net=config.Net(subspaces=7),
-        classifier=config.Classifier(metric="subspaces", k=5),
-    )
-    with pytest.raises(ValueError, match="no multiple of net"):
-        checks.check(recipe, data.load(recipe.data))
-
-
-@pytest.mark.parametrize("knobs", [{"dim": 4}, {"name": "digits"}])
-def test_points_that_cannot_be_drawn_are_refused(knobs, recipe):
-    net = config.Net(**({"name": "digits_idresnet", "dim": 3} | knobs))
-    layers = config.Classifier(layers=("cl",))
-    wrong = dataclasses.replace(recipe, net=net, classifier=layers, analyze=config.Analyze(points=5))
-    with pytest.raises(ValueError, match=r"net.dim=3"):
-        clusters.check(wrong, data.load(wrong.data))
+    [smoothed] = report["certificates"]
+    assert (smoothed["name"], smoothed["n"]) == ("smoothing", 4)
+    dataset = recipe.data.load()
+    with np.load(tmp_path / "adversarial.npz") as found:
+        moved = np.abs(found["kfgsm_linf"] - dataset.test.floats(0, 6)).max((1, 2, 3))
+    assert (moved <= 0.3 + 1e-6).all()
+    system = fit.system(recipe.defense, recipe.classifier, recipe.optim, dataset, tmp_path)
+    assert system.model.metric == SUM
+    array = dataset.train.floats(0, len(dataset.train.labels)).astype(np.float64)
+    statistics = system.trained.variables["batch_stats"]
+    np.testing.assert_allclose(statistics["mean"], array.mean(0), atol=1e-5)

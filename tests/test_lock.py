@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from knn_jax import lock
+from knn_jax.workdir import lock
 
 ROOT = Path(lock.__file__).parents[1]
 HOLDER = """
 import sys, time, pathlib
-from knn_jax import lock
+from knn_jax.workdir import lock
 with lock.held(pathlib.Path(sys.argv[1])) as locked:
     print(locked, flush=True)
     time.sleep(600)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from knn_jax import balls, losses, neighbors
-from knn_jax.attacks import lagrangian
+from knn_jax.attacks import constant_search
 
 LEADS = np.array([0.01, 0.1, 1, 3, 10, 17, 20, 40, 80], np.float32)
 SCORES = [[1, 3, 2], [5, 0, -2], [4, 4, 0], [-1, -2, -3]]
@@ -72,8 +72,8 @@ SATURATING = {
     "soft_votes": lambda lead: neighbors.soft_votes(
         jnp.stack([1 - lead / 100, 0 * lead + 1.0]).reshape(1, 2, 1), 1, 0.01
     )[0, 0],
-    "tanh box": lambda lead: lagrangian.squash(lead.reshape(1, 1, 1, 1) / 2)[0, 0, 0, 0],
-    "tanh box below 0": lambda lead: lagrangian.squash(-lead.reshape(1, 1, 1, 1) / 2)[0, 0, 0, 0],
+    "tanh box": lambda lead: constant_search.to_box(lead.reshape(1, 1, 1, 1) / 2)[0, 0, 0, 0],
+    "tanh box below 0": lambda lead: constant_search.to_box(-lead.reshape(1, 1, 1, 1) / 2)[0, 0, 0, 0],
     "potential of others": potential(False),
     "potential of one's own": potential(True),
     "a slow potential": potential(False, 1e-2),
@@ -103,10 +103,12 @@ def nearest(points, rows):
 
 
 OF_PAIRS = {
-    "similarity, cosine": lambda f, r: losses.similarity(f, r, "cosine")[:, 0, 0],
-    "similarity, l2": lambda f, r: losses.similarity(f, r, "l2").sum((1, 2)),
+    "similarity, cosine": lambda f, r: losses.similarity(f, r, neighbors.Cosine())[:, 0, 0],
+    "similarity, l2": lambda f, r: losses.similarity(f, r, neighbors.Euclidean()).sum((1, 2)),
     **{
-        f"distance, {kind}": lambda f, r, kind=kind: losses.distance(f, r[:, 0, 0], kind)
+        f"to_prototype, {kind}": lambda f, r, kind=kind: losses.to_prototype(
+            f, r[:, 0, 0], neighbors.named(kind)
+        )
         for kind in ("l2", "linf", "cosine")
     },
     "nearest": nearest,

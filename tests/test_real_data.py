@@ -1,4 +1,4 @@
-"""The figures of paper 1 on MNIST: its authors' weights, 1-NN on pixels, and the TFDS set."""
+"""Sitawarin & Wagner's figures on MNIST: their weights, 1-NN on pixels, and the TFDS set."""
 
 import os
 import time
@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from knn_jax import analysis, attacks, certificates, classifiers, config, data, recipes
+from knn_jax import attacks, certificates, classifiers, data, defenses, measures, nets
+from knn_jax.recipe import fit
+from knn_jax.training import Optim
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 MNIST = SHARED / "mnist.npz"
@@ -26,7 +28,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def dataset():
-    return data.load(config.Data(name=str(MNIST)))
+    return data.NPZ(str(MNIST)).load()
 
 
 @pytest.fixture(scope="module")
@@ -36,26 +38,20 @@ def test_set(dataset):
 
 @pytest.fixture(scope="module")
 def basic(dataset, tmp_path_factory):
-    """The authors' Basic network: its recipe, and 75-NN on relu3 of 54,000 rows."""
-    recipe = config.Config(
-        name="basic",
-        data=config.Data(name=str(MNIST)),
-        net=config.Net(name="mnist", weights=str(SHARED / "mnist_basic_weights.npz")),
-        classifier=config.Classifier(layers=("relu3",), k=75),
-    )
-    return recipe, recipes.defend(recipe, dataset, tmp_path_factory.mktemp("basic")).model
+    """75-NN on relu3 of 54,000 rows, in the authors' Basic network."""
+    weights = str(SHARED / "mnist_basic_weights.npz")
+    defense = defenses.CrossEntropy(nets.mnist_convnet(), weights=weights)
+    classifier, optim = fit.KNN(layers=("relu3",), k=75), Optim()
+    fit.check(defense, classifier, optim, dataset)
+    return fit.system(defense, classifier, optim, dataset, tmp_path_factory.mktemp("basic"))
 
 
 @pytest.fixture(scope="module")
 def nearest(dataset, tmp_path_factory):
     """1-NN on the pixels of 54,000 images."""
-    recipe = config.Config(
-        name="pixels",
-        data=config.Data(name=str(MNIST)),
-        net=config.Net(name="pixels"),
-        classifier=config.Classifier(layers=("pixels",), k=1),
-    )
-    return recipes.defend(recipe, dataset, tmp_path_factory.mktemp("pixels")).model
+    defense, classifier = defenses.Untrained(nets.Pixels()), fit.KNN(layers=("pixels",), k=1)
+    folder = tmp_path_factory.mktemp("pixels")
+    return fit.system(defense, classifier, Optim(), dataset, folder).model
 
 
 def test_the_split_is_the_authors(dataset):
@@ -66,12 +62,16 @@ def test_the_split_is_the_authors(dataset):
     assert np.array_equal(dataset.train.labels[:6], labels)
 
 
-def test_the_network_is_right_on_9878(basic, dataset, test_set, tmp_path):
-    net, variables = recipes.network(basic[0], dataset, tmp_path)
-    logits = jax.jit(lambda variables, x: net.apply(variables, x)[0])
+def logits(system):
+    """Of the network itself."""
+    return nets.output(system.trained.net, system.trained.variables)
+
+
+def test_the_network_is_right_on_9878(basic, test_set):
+    network = jax.jit(logits(basic))
     x, y = test_set
     right = sum(
-        int(jnp.sum(jnp.argmax(logits(variables, x[i : i + 1000]), 1) == y[i : i + 1000]))
+        int(jnp.sum(jnp.argmax(network(x[i : i + 1000]), 1) == y[i : i + 1000]))
         for i in range(0, 10_000, 1000)
     )
     assert right == 9878
@@ -79,7 +79,7 @@ def test_the_network_is_right_on_9878(basic, dataset, test_set, tmp_path):
 
 def test_its_neighbours_are_right_on_9870_with_one_tie(basic, test_set):
     x, y = test_set
-    votes = np.asarray(basic[1].votes(x))
+    votes = np.asarray(basic.model.votes(x))
     assert votes.shape == (10_000, 10)
     assert np.all(votes.sum(1) == 75)
     assert np.sum(votes.argmax(1) == y) == 9870
@@ -88,7 +88,7 @@ def test_its_neighbours_are_right_on_9870_with_one_tie(basic, test_set):
 
 
 def test_an_attack_of_100_gradients_finds_every_one(basic, test_set):
-    model, (x, y) = basic[1], test_set
+    model, (x, y) = basic.model, test_set
     x, y = x[:30], y[:30]
     right = np.flatnonzero(np.asarray(model.predict(x)) == y)[:20]
     x, y = x[right], y[right]
@@ -102,15 +102,13 @@ def test_an_attack_of_100_gradients_finds_every_one(basic, test_set):
     assert norms.mean() <= 1.55
 
 
-def test_the_authors_attacks_and_one_on_the_bare_network(basic, dataset, test_set, tmp_path):
+def test_the_authors_attacks_and_one_on_the_bare_network(basic, test_set):
     """4 images and fewer rounds than theirs; all of them, for 50 images, are in the README."""
-    (recipe, model), (x, y) = basic, test_set
+    model, (x, y) = basic.model, test_set
     x, y = x[:4], y[:4]
-    net, variables = recipes.network(recipe, dataset, tmp_path)
-    logits = Partial(lambda variables, x: net.apply(variables, x)[0], variables)
     guided = attacks.guided(KEY, model, x, y, rounds=4)
     hinged = attacks.hinged(KEY, model, x, y, steps=300, rounds=4, refresh=100)
-    bare = attacks.carlini_wagner(KEY, logits, x, y, steps=150, rounds=5)
+    bare = attacks.carlini_wagner(KEY, logits(basic), x, y, steps=150, rounds=5)
     assert all(found.success.all() for found in (guided, hinged, bare))
     assert guided.norm.mean() == pytest.approx(2.43, abs=0.08)
     assert bare.norm.mean() == pytest.approx(1.30, abs=0.03)
@@ -151,17 +149,17 @@ def test_the_exact_radius_of_nearest_pixels(nearest, test_set):
 )
 def test_the_dimensions_are_the_authors(basic, test_set, layer, images, expected):
     """All 1,000 images give 8.5105 on relu3, and theirs 8.5105; the first 100 are quicker."""
-    model, x = basic[1], test_set[0][:images]
+    model, x = basic.model, test_set[0][:images]
     if layer == "pixels":
-        found = analysis.lid(x.reshape(images, -1), model.images.reshape(54_000, -1))
+        found = measures.lid(x.reshape(images, -1), model.images.reshape(54_000, -1))
     else:
-        found = analysis.lid(model.first(x), model.banks[0])
+        found = measures.lid(model.first(x), model.banks[0])
     assert found.mean() == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_norm_of_its_jacobian_is_the_authors(basic, test_set):
     """All 1,000 images give 26.2306, and theirs 26.231; the first 50 are quicker."""
-    found = analysis.jacobian_norm(Partial(classifiers.KNN.first, basic[1]), test_set[0][:50])
+    found = measures.jacobian_norm(Partial(classifiers.KNN.first, basic.model), test_set[0][:50])
     assert found.mean() == pytest.approx(26.596, rel=1e-3)
 
 
@@ -175,8 +173,8 @@ def hashes(split):
 
 @pytest.mark.skipif(not (TFDS / "mnist").is_dir(), reason=f"mnist is not prepared in {TFDS}")
 def test_the_tfds_set_is_the_same_and_the_second_load_takes_under_a_second(dataset):
-    knobs = config.Data(name="mnist", data_dir=str(TFDS))
-    found = data.load(knobs)
+    mnist = data.TFDS("mnist", data_dir=str(TFDS))
+    found = mnist.load()
     assert [len(split.labels) for split in found[:3]] == [54_000, 6_000, 10_000]
     one, other = (
         [np.sort(np.concatenate([hashes(s) for s in splits])) for splits in (d[:2], d[2:3])]
@@ -184,6 +182,6 @@ def test_the_tfds_set_is_the_same_and_the_second_load_takes_under_a_second(datas
     )
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     start = time.perf_counter()
-    again = data.load(knobs)
+    again = mnist.load()
     assert time.perf_counter() - start < 1
     assert np.array_equal(again.train.images[:100], found.train.images[:100])

@@ -9,17 +9,28 @@ import numpy as np
 import outcomes
 import pytest
 from outcomes import CLEAN, L2, LABELS, LINF, NORM, RADIUS, RECIPE, attacked, certified
+from reported import asking, reported, written
 
-from knn_jax import evaluation, pages, progress, report
+from knn_jax import classifiers, defenses, nets
+from knn_jax.display import progress
+from knn_jax.evaluation.attacked import worst
+from knn_jax.measures import Measured
+from knn_jax.recipe import fit
+from knn_jax.report import html as pages
+from knn_jax.report import write
+
+
+def violations(attacked, certified):
+    return write.violations(asking(RECIPE, attacked, certified), attacked, certified)
 
 
 @pytest.fixture(scope="module")
-def defended():
-    return outcomes.defended()
+def system():
+    return outcomes.system()
 
 
-def test_an_attack(defended):
-    [found] = report.summary(RECIPE, defended, CLEAN, {L2: attacked()}, {})["attacks"]
+def test_an_attack(system):
+    [found] = reported(system, {L2: attacked()}, {})["attacks"]
     assert found["success_rate"] == 3 / 4  # of the four that were right
     assert found["mean_norm"] == pytest.approx((1 + 2 + 0.5) / 3)
     assert found["median_norm"] == 1
@@ -28,8 +39,8 @@ def test_an_attack(defended):
     assert (found["gradients"], found["seconds"], found["compile_seconds"]) == (7, 1.25, 0.5)
 
 
-def test_linf_has_radii_of_its_own(defended):
-    [found] = report.summary(RECIPE, defended, CLEAN, {LINF: attacked()}, {})["attacks"]
+def test_linf_has_radii_of_its_own(system):
+    [found] = reported(system, {LINF: attacked()}, {})["attacks"]
     assert found["robust_acc"] == {"0.5": 3 / 5, "2.0": 1 / 5}
 
 
@@ -37,11 +48,11 @@ def test_linf_has_radii_of_its_own(defended):
     ("lengths", "share"),
     [([1.0, 2.0, np.inf, 0.0, 0.5], 0), ([0.9, 2.1, np.inf], 1 / 3), ([0.9, 1.9, 9.0, 0.0, 0.4], 1)],
 )
-def test_an_attack_is_masked_where_decisions_alone_find_less(defended, lengths, share):
+def test_an_attack_is_masked_where_decisions_alone_find_less(system, lengths, share):
     """Of the images that are right and that both were run on."""
     boundary = attacked(np.array(lengths, np.float32))
     found = {("boundary", "l2"): boundary, L2: attacked(), LINF: attacked(), ("pgd", "l2"): attacked()}
-    summary = report.summary(RECIPE, defended, CLEAN, found, {})
+    summary = reported(system, found, {})
     blind, ours, *others = summary["attacks"]
     assert ours["masked"] == pytest.approx(share)
     assert not any("masked" in entry for entry in (blind, *others))
@@ -55,7 +66,7 @@ def flagged(norm=NORM, **flags):
     return found._replace(arrays=found.arrays | {name: np.array(v) for name, v in flags.items()})
 
 
-def test_where_an_attack_had_no_gradient_or_ran_out_of_steps_is_counted_and_told(defended, tmp_path):
+def test_where_an_attack_had_no_gradient_or_ran_out_of_steps_is_counted_and_told(system, tmp_path):
     """Of images that are right without it; the fourth is not."""
     some, every = [True, False, True, True, False], [True] * 5
     found = {
@@ -63,7 +74,7 @@ def test_where_an_attack_had_no_gradient_or_ran_out_of_steps_is_counted_and_told
         ("deepfool", "l2"): flagged(no_gradient=[False] * 5, exhausted=every),
         LINF: attacked(),
     }
-    summary = report.write(RECIPE, defended, CLEAN, found, {}, tmp_path)
+    summary = written(system, found, {}, tmp_path)
     one, two, old, worst = summary["attacks"]
     assert (one["no_gradient"], one["exhausted"]) == (2, 0)
     assert (two["no_gradient"], two["exhausted"]) == (0, 4)
@@ -84,20 +95,20 @@ def test_the_least_of_all_lacks_a_gradient_where_all_did():
     """Of those that were run on the image; and where all tell."""
     one = flagged(no_gradient=[True, True, False, False, True])
     two = flagged(NORM[:3], no_gradient=[True, False, False])
-    least = evaluation.worst([one, two])
+    least = worst([one, two])
     assert least.arrays["no_gradient"].tolist() == [True, False, False, False, True]
-    assert "no_gradient" not in evaluation.worst([one, attacked()]).arrays
+    assert "no_gradient" not in worst([one, attacked()]).arrays
 
 
 @pytest.mark.parametrize("name", ["[red]x[/oops]", ":x: $\\frac$ $", "<b>&</b> | `a`\\"])
-def test_a_name_is_told_to_the_letter(defended, tmp_path, capsys, name):
+def test_a_name_is_told_to_the_letter(system, tmp_path, capsys, name):
     """In the terminal, on the page and in pictures, whatever it means to what draws them."""
-    recipe = dataclasses.replace(RECIPE, name=name)
+    recipe = RECIPE.but(name=name)
     folder = tmp_path / "[bold]x[/no] :x:"
-    told = report.write(recipe, defended, CLEAN, {L2: attacked()}, {"margin": certified()}, folder)
+    told = written(system, {L2: attacked()}, {"margin": certified()}, folder, recipe)
     told["analysis"] = {"layer": name, "n": 1, "lid": None, "jacobian_norm": 1.0}
     told["violations"] = 1
-    report.show(told, folder)
+    write.show(told, folder)
     printed = capsys.readouterr().out
     assert f"{name}: 1-NN" in printed
     assert str(folder / "report.json") in printed
@@ -109,10 +120,10 @@ def test_a_name_is_told_to_the_letter(defended, tmp_path, capsys, name):
     assert f"{folder}\n" in capsys.readouterr().err
 
 
-def test_what_an_exact_certificate_left_open_is_told(defended):
+def test_what_an_exact_certificate_left_open_is_told(system):
     outcome = certified()
     outcome.arrays["closed"] = np.array([True, False, True, True])
-    told = report.summary(RECIPE, defended, CLEAN, {}, {"margin": certified(), "exact": outcome})
+    told = reported(system, {}, {"margin": certified(), "exact": outcome})
     assert [c.get("closed") for c in told["certificates"]] == [None, 0.75]
     assert [row[0] for row in pages.rows(told)] == [
         "certified: margin",
@@ -120,10 +131,10 @@ def test_what_an_exact_certificate_left_open_is_told(defended):
     ]
 
 
-def test_a_certificate(defended):
+def test_a_certificate(system):
     # The misclassified one is not certified, whatever radius it is given.
     radius = np.where(CLEAN == LABELS, RADIUS, 9.0)
-    summary = report.summary(RECIPE, defended, CLEAN, {}, {"margin": certified(radius)})
+    summary = reported(system, {}, {"margin": certified(radius)})
     [found] = summary["certificates"]
     assert found["certified_acc"] == {"0.5": 3 / 5, "0.75": 2 / 5, "1.0": 2 / 5, "5.0": 0}
     assert found["mean_radius"] == pytest.approx((0.5 + 1.5 + 3 + 0.25) / 4)
@@ -132,8 +143,8 @@ def test_a_certificate(defended):
     assert (summary["n"], summary["clean_acc"]) == (5, 4 / 5)
 
 
-def test_robust_accuracy_is_never_below_certified_without_violations(defended):
-    both = report.summary(RECIPE, defended, CLEAN, {L2: attacked()}, {"margin": certified()})
+def test_robust_accuracy_is_never_below_certified_without_violations(system):
+    both = reported(system, {L2: attacked()}, {"margin": certified()})
     assert both["violations"] == 0
     robust, safe = both["attacks"][0]["robust_acc"], both["certificates"][0]["certified_acc"]
     assert all(robust[radius] >= safe[radius] for radius in ("0.75", "1.0", "5.0"))
@@ -146,21 +157,21 @@ def test_robust_accuracy_is_never_below_certified_without_violations(defended):
 def test_radii_above_a_norm_are_counted(change, count):
     radius = RADIUS.copy()
     radius[list(change)] = list(change.values())
-    assert report.violations({L2: attacked()}, {"margin": certified(radius)}) == count
+    assert violations({L2: attacked()}, {"margin": certified(radius)}) == count
     both = {"margin": certified(radius), "voronoi": certified(radius)}
-    assert report.violations({L2: attacked()}, both) == 2 * count
+    assert violations({L2: attacked()}, both) == 2 * count
 
 
 def test_a_linf_attack_violates_by_its_l2_norm():
     above = attacked(norm=0.1 * NORM, l2=NORM)
-    assert report.violations({LINF: above}, {"margin": certified()}) == 0
+    assert violations({LINF: above}, {"margin": certified()}) == 0
     below = attacked(norm=0.1 * NORM, l2=0.4 * NORM)
-    assert report.violations({LINF: below}, {"margin": certified()}) == 3
+    assert violations({LINF: below}, {"margin": certified()}) == 3
 
 
-def test_outcomes_of_different_lengths(defended, tmp_path):
+def test_outcomes_of_different_lengths(system, tmp_path):
     first = {L2: attacked(NORM[:2])}
-    summary = report.write(RECIPE, defended, CLEAN, first, {"margin": certified()}, tmp_path)
+    summary = written(system, first, {"margin": certified()}, tmp_path)
     assert (summary["n"], summary["clean_acc"], summary["violations"]) == (5, 4 / 5, 0)
     assert summary["attacks"][0]["n"] == 2
     assert summary["attacks"][0]["robust_acc"]["1.0"] == 1 / 2
@@ -171,9 +182,9 @@ def test_outcomes_of_different_lengths(defended, tmp_path):
     assert [float(row["margin_radius"]) for row in rows] == RADIUS.tolist()
 
 
-def test_what_is_written_is_what_is_returned(defended, tmp_path):
+def test_what_is_written_is_what_is_returned(system, tmp_path):
     both = {L2: attacked()}, {"margin": certified(), "voronoi": certified()}
-    summary = report.write(RECIPE, defended, CLEAN, *both, tmp_path)
+    summary = written(system, *both, tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == summary
     with np.load(tmp_path / "adversarial.npz") as file:
         np.testing.assert_array_equal(file["minimum_norm_l2"], both[0][L2].arrays["image"])
@@ -202,12 +213,12 @@ def in_balls(trials):
     return found._replace(arrays={**found.arrays, "trials": trials, **ask})
 
 
-def test_an_attack_in_balls_over_three_trials(defended, tmp_path):
+def test_an_attack_in_balls_over_three_trials(system, tmp_path):
     """Within 0.5 two, three and four of five images are left; the fourth is wrong anyhow."""
     inf = np.inf
     trials = np.array([[0.5, inf, inf], [0.5, 0.5, 1.0], [inf] * 3, [0.0] * 3, [inf] * 3], np.float32)
     outcomes = {("ask", "l2"): in_balls(trials), L2: attacked()}
-    summary = report.write(RECIPE, defended, CLEAN, outcomes, {}, tmp_path)
+    summary = written(system, outcomes, {}, tmp_path)
     found = summary["attacks"][0]
     assert found["robust_acc"]["0.5"] == pytest.approx(2 / 5)
     assert found["trials"] == 3
@@ -226,21 +237,21 @@ def test_the_least_of_attacks_over_trials_is_that_of_the_first():
     trials = np.array([[0.5, inf], [inf, 0.5]], np.float32)
     one = in_balls(np.repeat(trials[:1], 5, 0))
     two = in_balls(np.repeat(trials[1:], 5, 0))
-    least = evaluation.worst([one, two])
+    least = worst([one, two])
     assert "trials" not in least.arrays
     np.testing.assert_array_equal(least.arrays["norm"], np.full(5, 0.5))
 
 
-def test_features_without_a_lipschitz_constant_have_none(defended, tmp_path):
-    free = defended._replace(lipschitz=np.inf)
-    report.write(RECIPE, free, CLEAN, {L2: attacked()}, {}, tmp_path)
+def test_features_without_a_lipschitz_constant_have_none(system, tmp_path):
+    free = dataclasses.replace(system, lipschitz=np.inf)
+    written(free, {L2: attacked()}, {}, tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["lipschitz"] is None
     assert "Lipschitz" not in (tmp_path / "report.html").read_text().split("<details>")[0]
 
 
-def test_where_no_attack_succeeds_there_is_no_mean(defended, tmp_path):
+def test_where_no_attack_succeeds_there_is_no_mean(system, tmp_path):
     never = attacked(np.where(CLEAN == LABELS, np.inf, 0).astype(np.float32))
-    report.write(RECIPE, defended, CLEAN, {L2: never}, {"margin": certified()}, tmp_path)
+    written(system, {L2: never}, {"margin": certified()}, tmp_path)
 
     def refuse(name):
         raise AssertionError(f"{name} is no JSON")
@@ -251,9 +262,9 @@ def test_where_no_attack_succeeds_there_is_no_mean(defended, tmp_path):
     assert set(found["robust_acc"].values()) == {4 / 5}
 
 
-def test_the_table_and_the_paths_are_shown(defended, tmp_path, capsys):
+def test_the_table_and_the_paths_are_shown(system, tmp_path, capsys):
     both = {L2: attacked()}, {"margin": certified(2 * NORM.clip(0, 9))}
-    report.show(report.write(RECIPE, defended, CLEAN, *both, tmp_path), tmp_path)
+    write.show(written(system, *both, tmp_path), tmp_path)
     printed = capsys.readouterr()
     for words in ("by <hand>: 1-NN on pixels, 6 rows; clean accuracy 0.8000 of 5", "0.750", "1.167"):
         assert words in printed.out
@@ -261,18 +272,18 @@ def test_the_table_and_the_paths_are_shown(defended, tmp_path, capsys):
     assert "3 certified radii exceed an attack" in printed.err
 
 
-def test_the_least_of_several_attacks_stands_below_them(defended, tmp_path):
+def test_the_least_of_several_attacks_stands_below_them(system, tmp_path):
     """Image by image; what only one of them found counts as found."""
     other = attacked(NORM[::-1].copy())
     both = {L2: attacked(), ("boundary", "l2"): other, LINF: attacked()}
-    summary = report.write(RECIPE, defended, CLEAN, both, {}, tmp_path)
+    summary = written(system, both, {}, tmp_path)
     assert [a["name"] for a in summary["attacks"]] == [
         "minimum_norm",
         "boundary",
         "minimum_norm",
         "least of all",
     ]
-    least = report.worst_cases(both)["least of all", "l2"].arrays
+    least = write.worst_cases(both)["least of all", "l2"].arrays
     np.testing.assert_array_equal(least["norm"], np.minimum(NORM, NORM[::-1]))
     np.testing.assert_array_equal(least["success"], np.isfinite(least["norm"]))
     np.testing.assert_array_equal(least["gradients"], 2 * attacked().arrays["gradients"])
@@ -280,14 +291,14 @@ def test_the_least_of_several_attacks_stands_below_them(defended, tmp_path):
 
 def test_the_least_of_attacks_on_more_and_fewer_images():
     few = attacked(np.array([0.25, 3.0], np.float32))
-    least = report.worst_cases({("guided", "l2"): few, L2: attacked()})["least of all", "l2"].arrays
+    least = write.worst_cases({("guided", "l2"): few, L2: attacked()})["least of all", "l2"].arrays
     np.testing.assert_array_equal(least["norm"], [0.25, 2.0, np.inf, 0.0, 0.5])
     np.testing.assert_array_equal(least["success"], np.isfinite(least["norm"]))
     np.testing.assert_array_equal(least["gradients"], [14, 14, 7, 7, 7])
     assert least["image"].shape == (5, 3, 3, 1)
 
 
-def test_several_trials_are_told_by_mean_and_interval_and_ask_by_what_it_tells(defended):
+def test_several_trials_are_told_by_mean_and_interval_and_ask_by_what_it_tells(system):
     outcome = attacked()
     outcome.arrays["trials"] = np.stack([NORM, 0.5 * NORM], 1)
     for name in ("temperature", "weights"):
@@ -295,7 +306,7 @@ def test_several_trials_are_told_by_mean_and_interval_and_ask_by_what_it_tells(d
     told = {"clean": 1.5, "adversarial": -0.5}
     outcome.arrays.update({f"information_{name}": np.full(5, value) for name, value in told.items()})
     outcome.arrays["confidence"] = np.array([1.0, 0.5, 1.0, 1.0, 0.5])
-    told = report.summary(RECIPE, defended, CLEAN, {("ask", "l2"): outcome}, {})
+    told = reported(system, {("ask", "l2"): outcome}, {})
     [row] = pages.rows(told)
     # Accuracies .6 and .4 of two trials: half of .2 times the t quantile of one degree of freedom.
     assert row[-2].split("  ")[0] == "0.5: 0.500 ± 1.271"
@@ -304,3 +315,82 @@ def test_several_trials_are_told_by_mean_and_interval_and_ask_by_what_it_tells(d
         **{"attack": "ask, l2", "information, clean": "1.500", "adversarial": "-0.500"},
         **{"agreed: fell": "0.333", "resisted": "1.000"},
     }
+
+
+def smoothed():
+    """What randomised smoothing found: it abstains from the second, and is right of the others."""
+    predict = np.array([0, -1, 0, 1, 0])
+    return certified()._replace(
+        arrays={"radius": RADIUS, "predict": predict, "right": predict == LABELS}
+    )
+
+
+def test_a_smoothed_classifier_stands_beside_the_others(system, tmp_path):
+    """Its radii count where it is right itself; they promise nothing of the classifier attacked."""
+    both = {"margin": certified(), "smoothing": smoothed()}
+    told = written(system, {L2: attacked()}, both, tmp_path)
+    margin, smoothing = told["certificates"]
+    assert (smoothing["clean_acc"], smoothing["abstains"]) == (4 / 5, 1 / 5)
+    assert smoothing["certified_acc"]["0.5"] == 2 / 5
+    assert smoothing["mean_radius"] == pytest.approx((0.5 + 3 + 0 + 0.25) / 4)
+    assert not {"clean_acc", "abstains"} & set(margin)
+    lines = (tmp_path / "smoothing.tsv").read_text().splitlines()
+    assert len(lines) == 6
+    beyond = certified(99 * RADIUS)._replace(
+        arrays=smoothed().arrays | {"radius": 99 * np.ones(5, np.float32)}
+    )
+    assert reported(system, {L2: attacked()}, {"smoothing": beyond})["violations"] == 0
+    assert [row[0] for row in pages.rows(told)][1:] == ["certified: margin", "certified: smoothing"]
+
+
+def test_what_a_report_says_of_the_run(system):
+    told = reported(system, {L2: attacked(), ("guided", "l2"): attacked()}, {"margin": certified()})
+    assert set(told) == {
+        *("name", "command", "paper", "dataset", "decider", "trained", "weights", "layer", "k"),
+        *("bank_rows", "fingerprint", "test_digest", "n", "clean_acc", "lipschitz", "attacks"),
+        *("certificates", "violations", "reported", "reported_attacks", "config", "hardware"),
+        "versions",
+    }
+    assert told["paper"]["link"] == RECIPE.paper.link
+    assert "figures" not in told["paper"]
+    assert (told["decider"], told["dataset"], told["k"], told["weights"]) == (
+        *("1-NN on pixels", "digits", 1, ""),
+    )
+    assert told["config"]["attacks"]["minimum_norm"]["class"] == "MinimumNorm"
+    assert [entry["baseline"] for entry in told["attacks"]] == [False, True, False]
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_what_was_measured_is_in_all_files(system, tmp_path):
+    found = Measured({"separation": 0.5}, {"own": np.arange(5)}, {"own.png": b"PNG"})
+    told = written(system, {L2: attacked()}, {}, tmp_path, measured=found)
+    assert told["separation"] == 0.5
+    assert (tmp_path / "own.png").read_bytes() == b"PNG"
+    with open(tmp_path / "results.csv", newline="") as file:
+        assert [row["own"] for row in csv.DictReader(file)] == list("01234")
+    page = (tmp_path / "report.html").read_text()
+    assert "0.500" in page
+    assert 'alt="own.png"' in page
+
+
+RACNN = defenses.RaCNN(nets.cifar10_racnn(), nets.cifar10_all_conv(), layer="conv5")
+
+
+@pytest.mark.parametrize(
+    ("classifier", "defense", "picture"),
+    [
+        (fit.Prototypes(), defenses.Repulsive(nets.mnist_convnet()), "lookalikes.png"),
+        (fit.Retrieval(), RACNN, "retrieved.png"),
+    ],
+)
+def test_what_is_no_plain_knn_has_a_picture_of_its_own(
+    system, tmp_path, monkeypatch, classifier, defense, picture
+):
+    monkeypatch.setattr(type(defense), "summary", lambda *_: {})  # of what it trained
+    rows = system.model
+    decides = classifiers.prototypes(rows, rows.images[:2].reshape(2, -1))
+    one = dataclasses.replace(system, model=decides if "like" in picture else rows)
+    recipe = RECIPE.but(classifier=classifier, defense=defense)
+    written(one, {L2: attacked()}, {}, tmp_path, recipe)
+    assert (tmp_path / picture).read_bytes()[:4] == b"\x89PNG"
+    assert len({"lookalikes.png", "retrieved.png"} & {file.name for file in tmp_path.iterdir()}) == 1

@@ -16,11 +16,12 @@ from banks import brute, same
 from compiled import AS_USERS
 
 from knn_jax import attacks, certificates, classifiers, mesh, neighbors
+from knn_jax.neighbors import Cosine, Euclidean, InnerProduct, Subspaces
 
 pytestmark = pytest.mark.usefixtures("quick")
 MESHES = [1, 2, 4]  # parts of the rows; the queries are in 4, 2, 1
-METRICS = ["l2", "squared_l2", "cosine", "inner_product", neighbors.Subspaces(2)]
-METRICS_ON = [(1, "l2"), (4, "l2"), *((2, metric) for metric in METRICS)]
+METRICS = [Euclidean(), Euclidean(squared=True), Cosine(), InnerProduct(), Subspaces(2)]
+METRICS_ON = [(1, Euclidean()), (4, Euclidean()), *((2, metric) for metric in METRICS)]
 ROWS, QUERIES, DIM, K, CLASSES = 1003, 13, 12, 7, 4
 
 search = jax.jit(neighbors.search, static_argnames=("k", "metric"))
@@ -92,7 +93,7 @@ def test_many_devices_find_what_one_finds(parts, metric):
     one, near = on_one_and_on(parts, "gaussian", metric)
     np.testing.assert_array_equal(near.index, one.index)
     np.testing.assert_allclose(near.distance, one.distance, rtol=1e-6)
-    if metric != "cosine":  # which rounds whatever the numbers
+    if metric != Cosine():  # which rounds whatever the numbers
         same(*on_one_and_on(parts, "short", metric))
 
 
@@ -100,7 +101,7 @@ def test_many_devices_find_what_one_finds(parts, metric):
 @pytest.mark.parametrize("parts", MESHES)
 def test_ties_go_to_the_lower_row_on_whatever_device(kind, parts):
     query, bank = sample(kind)
-    near = search(query, neighbors.shard(bank, made(parts)), K, metric="l2")
+    near = search(query, neighbors.shard(bank, made(parts)), K, metric=Euclidean())
     distance, index = brute(query, bank, K)
     np.testing.assert_array_equal(near.index, index)
     np.testing.assert_allclose(near.distance, distance, rtol=2e-6)
@@ -205,7 +206,7 @@ def test_the_answer_is_on_every_device():
         assert leaf.is_fully_replicated
 
 
-@pytest.mark.parametrize(("parts", "metric"), [(1, "l2"), (2, "cosine"), (4, "l2")])
+@pytest.mark.parametrize(("parts", "metric"), [(1, Euclidean()), (2, Cosine()), (4, Euclidean())])
 def test_gradients_are_those_of_one_device(parts, metric):
     """To the query and to the bank, whose padding gets none."""
     query, bank = sample("gaussian", 67)

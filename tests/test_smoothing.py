@@ -1,6 +1,5 @@
 """Randomized smoothing against classifiers whose smoothing has a closed form."""
 
-import dataclasses
 import inspect
 
 import jax
@@ -10,8 +9,12 @@ import pytest
 from points import classifier, images
 from scipy import stats
 
-from knn_jax import certificates, classifiers, config, data, recipes, smoothed
-from knn_jax.certificates import ABSTAIN
+from knn_jax import certificates, classifiers, data, defenses, nets
+from knn_jax.certificates import ABSTAIN, Smoothing
+from knn_jax.evaluation import certified
+from knn_jax.recipe import Evaluate, Recipe, fit
+from knn_jax.report import summary
+from knn_jax.training import Optim
 
 pytestmark = pytest.mark.usefixtures("quick")
 smoothing = inspect.getmodule(certificates.smoothing)
@@ -87,46 +90,47 @@ def test_radii_worked_by_hand():
     is that of the first counts, whatever the others say."""
     chosen = np.array([[60, 40, 0], [60, 40, 0], [40, 60, 0], [60, 40, 0]])
     tested = np.array([[100, 0, 0], [33, 67, 0], [100, 0, 0], [62, 38, 0]])
-    found = smoothing.certified(chosen, tested, 100, 0.5, 0.001)
+    found = certificates.Smoothing(0.5, 100, 0.001).decide(chosen, tested)
     np.testing.assert_array_equal(found.predict, [0, ABSTAIN, ABSTAIN, ABSTAIN])
     expected = 0.5 * stats.norm.ppf(0.001**0.01)
     np.testing.assert_allclose(found.radius, [expected, 0, 0, 0], rtol=1e-9)
 
 
-@pytest.mark.parametrize("wrong", [{"sigma": 0.0}, {"samples": 0}, {"alpha": 1.0}])
-def test_numbers_out_of_range_are_refused(wrong, halves):
-    model, x = halves
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        certificates.smoothing(jax.random.key(0), model, x, **{"sigma": SIGMA, "samples": 5} | wrong)
-
-
-def test_a_recipe_is_smoothed_and_resumes(recipe, trains, tmp_path, monkeypatch):
+def test_a_recipe_is_smoothed_and_resumes(tmp_path, monkeypatch):
     """The file has a line for each image; a second run computes nothing and writes the same."""
-    smooth = config.Certify(images=6, smoothing=0.1, samples=50)
-    recipe = dataclasses.replace(recipe, certify=smooth, optim=config.Optim(epochs=0))
-    dataset = data.load(recipe.data)
-    smoothed.check(recipe)
-    defended = recipes.defend(recipe, dataset, tmp_path)
-    told = smoothed.certify(recipe, defended, tmp_path)
-    text = (tmp_path / "smoothing.tsv").read_text()
+    recipe = Recipe(
+        name="smoothed",
+        data=data.Digits(),
+        defense=defenses.Untrained(nets.Pixels()),
+        classifier=fit.KNN(layers=("pixels",), k=5, rows=100),
+        certificates={"smoothing": Smoothing(0.1, samples=50)},
+        evaluate=Evaluate(images=6, radii=(0.1,), certified_chunk=4),
+    )
+    dataset, certificate = recipe.data.load(), recipe.certificates["smoothing"]
+    certified.check(recipe, dataset)
+    system = fit.system(recipe.defense, recipe.classifier, Optim(), dataset, tmp_path)
+    labels = dataset.test.labels[:6]
+
+    def files():
+        found = certified.certify(recipe, system, "smoothing", certificate, tmp_path)
+        return found, certificate.files(found.arrays, labels, found.seconds)
+
+    found, texts = files()
+    [(name, text)] = texts.items()
+    assert name == "smoothing.tsv"
     head, *lines = (line.split("\t") for line in text.splitlines())
     assert head == ["idx", "label", "predict", "radius", "correct", "time"]
     assert [int(line[0]) for line in lines] == list(range(6))
-    for line, label in zip(lines, dataset.test.labels, strict=False):
+    for line, label in zip(lines, labels, strict=True):
         assert int(line[1]) == label
         assert int(line[4]) == (int(line[2]) == label)
         assert (float(line[3]) > 0) == (int(line[2]) != ABSTAIN)
-    monkeypatch.delattr(smoothed, "sampled")
-    assert smoothed.certify(recipe, defended, tmp_path) == told
-    assert (tmp_path / "smoothing.tsv").read_text() == text
+    monkeypatch.delattr(Smoothing, "bound")
+    assert files()[1] == texts
+    told = summary.certificate(recipe, "smoothing", certificate, found, np.zeros(6, bool))
     right = [float(line[3]) for line in lines if line[4] == "1"]
+    assert any(right)
     assert told["clean_acc"] == len(right) / 6
     assert told["abstains"] == sum(int(line[2]) == ABSTAIN for line in lines) / 6
     assert told["mean_radius"] == pytest.approx(np.mean(right), rel=1e-5)
-    assert told["certified_acc"]["0.5"] == sum(radius >= 0.5 for radius in right) / 6
-
-
-def test_a_recipe_out_of_range_is_refused(recipe):
-    wrong = dataclasses.replace(recipe, certify=config.Certify(smoothing=-1.0))
-    with pytest.raises(ValueError, match="sigma=-1"):
-        smoothed.check(wrong)
+    assert told["certified_acc"]["0.1"] == sum(radius >= 0.1 for radius in right) / 6

@@ -11,7 +11,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from knn_jax import cli, state_dict
+from knn_jax.nets import state_dict
 
 FLAT = np.arange(12, dtype="<f4")
 COUNTS = np.array([3, 1, 4], "<i8")
@@ -135,7 +135,7 @@ def test_the_command_writes_what_weights_are_read_from(tmp_path, pickled, monkey
     assert "conv1.weight (2, 3)" in capsys.readouterr().out
     source.write_bytes(b"\x89HDF\r\n\x1a\n")
     with pytest.raises(SystemExit):
-        cli.run(state_dict.main)
+        state_dict.main()
     error = capsys.readouterr().err
     assert "at.h5 is no state dict" in error
     assert error.count("\n") == 1

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,12 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from jax import lax
+from some_digits import few as few_digits
 
-from knn_jax import augment, checkpoints, config, data, losses, mesh, nets, training, validation
-from knn_jax.defenses import Batch, Defense, basic
+from knn_jax import data, defenses, losses, mesh, nets, training
+from knn_jax.data import augment
+from knn_jax.display import progress
+from knn_jax.training import Batch, Objective, Optim, checkpoints, early_stopping
 
 pytestmark = pytest.mark.usefixtures("trains", "quick")
 PER_EPOCH = 2  # 200 images in batches of 128: the second has 72
@@ -32,7 +37,7 @@ def softmax_regression(classes=10):
     def loss(variables, key, batch):
         return losses.cross_entropy(logits(variables, batch.x), batch.y)
 
-    return Defense(init, loss, logits)
+    return Objective(init, loss, logits)
 
 
 def noisy():
@@ -46,20 +51,24 @@ def noisy():
     return plain._replace(loss=loss)
 
 
+def basic(net):
+    defense = defenses.CrossEntropy(net)
+    return defense.objective(defense.module(10))
+
+
 def convolutional():
-    return basic(nets.trunk.Trunk(((4, 3, 2, 1),), 10))
+    return basic(nets.ConvNet(((4, 3, 2, 1),)))
 
 
 def residual():
     """It has statistics that are carried from step to step."""
-    return basic(nets.preact_resnet.PreActResNet(((1, 2),), 10, (0.3,), (0.4,)))
+    return basic(nets.PreActResNet(((1, 2),), (0.3,), (0.4,)))
 
 
 @pytest.fixture(scope="module")
 def few():
     """200 digits to train on."""
-    found = data.load(config.Data())
-    return found._replace(train=data.Split(*(part[:200] for part in found.train)))
+    return few_digits(200)
 
 
 def same(a, b):
@@ -95,13 +104,13 @@ def interrupted(monkeypatch, at):
 
         yield advance
 
-    monkeypatch.setattr(training.progress, "bar", bar)
+    monkeypatch.setattr(progress, "bar", bar)
 
 
 @pytest.mark.parametrize("defense", [noisy, convolutional, residual])
 def test_two_and_two_epochs_are_four(tmp_path, few, defense):
     def train(epochs, folder):
-        return training.train(defense(), few, config.Optim(epochs=epochs), tmp_path / folder)
+        return training.train(defense(), few, Optim(epochs=epochs), tmp_path / folder)
 
     whole, half, rest = train(4, "whole"), train(2, "halves"), train(4, "halves")
     assert same(whole, rest)
@@ -112,7 +121,7 @@ def test_two_and_two_epochs_are_four(tmp_path, few, defense):
 @pytest.mark.parametrize("batch", [64, 50])  # 50 is no multiple of the devices: it is padded
 def test_devices_share_a_batch_and_change_only_rounding(tmp_path, few, batch):
     def train(devices, folder, epochs=2):
-        knobs = config.Optim(epochs=epochs, batch_size=batch)
+        knobs = Optim(epochs=epochs, batch_size=batch)
         return training.train(softmax_regression(), few, knobs, tmp_path / folder, devices)
 
     one, four = train(None, "one"), train(mesh.make(), "four")
@@ -127,12 +136,12 @@ def test_devices_share_a_batch_and_change_only_rounding(tmp_path, few, batch):
 def uninterrupted(few, tmp_path_factory):
     """Three epochs without an interruption."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    return training.train(noisy(), few, config.Optim(epochs=3), folder)
+    return training.train(noisy(), few, Optim(epochs=3), folder)
 
 
 @pytest.mark.parametrize("at", [1, 3, 4])  # in the first epoch, in the second, at the second's end
 def test_sigterm_saves_and_the_next_run_goes_on(tmp_path, few, monkeypatch, uninterrupted, at):
-    knobs = config.Optim(epochs=3)
+    knobs = Optim(epochs=3)
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         interrupted(patch, at)
@@ -147,13 +156,13 @@ def test_sigterm_saves_and_the_next_run_goes_on(tmp_path, few, monkeypatch, unin
     def bar(what, total, done_before=0):
         yield done.append
 
-    monkeypatch.setattr(training.progress, "bar", bar)
+    monkeypatch.setattr(progress, "bar", bar)
     assert same(training.train(noisy(), few, knobs, tmp_path / "cut"), uninterrupted)
     assert sum(done) == 3 * PER_EPOCH - at  # nothing is done twice
 
 
 def test_what_is_trained_is_not_trained_again(tmp_path, few):
-    knobs = config.Optim(epochs=1)
+    knobs = Optim(epochs=1)
     trained = training.train(softmax_regression(), few, knobs, tmp_path)
     untrainable = softmax_regression()._replace(loss=None)  # calling it raises
     assert same(training.train(untrainable, few, knobs, tmp_path), trained)
@@ -161,8 +170,8 @@ def test_what_is_trained_is_not_trained_again(tmp_path, few):
 
 def test_the_loss_falls(tmp_path, few):
     defense = softmax_regression()
-    start = training.train(defense, few, config.Optim(epochs=0), tmp_path / "start")
-    end = training.train(defense, few, config.Optim(epochs=3, peak_lr=3e-2), tmp_path / "end")
+    start = training.train(defense, few, Optim(epochs=0), tmp_path / "start")
+    end = training.train(defense, few, Optim(epochs=3, peak_lr=3e-2), tmp_path / "end")
     before, after = (mean_loss(defense, variables, few.train) for variables in (start, end))
     assert after < 0.7 * before
 
@@ -178,7 +187,7 @@ def test_every_knob_counts(tmp_path, few):
         {"augment": "affine"},
     )
     trained = [
-        training.train(softmax_regression(), few, config.Optim(**one, **change), tmp_path / str(i))
+        training.train(softmax_regression(), few, Optim(**one, **change), tmp_path / str(i))
         for i, change in enumerate(changes)
     ]
     assert not any(same(trained[0], other) for other in trained[1:])
@@ -192,9 +201,9 @@ def test_each_step_augments_anew_and_perturbs_that(tmp_path, few):
         jax.debug.callback(lambda x, clean: given.append((x, clean)), batch.x, batch.clean)
         return jnp.sum(batch.x, (1, 2, 3)) * variables["w"]
 
-    defense = Defense(lambda key, x: {"w": jnp.ones(())}, loss, None)
+    defense = Objective(lambda key, x: {"w": jnp.ones(())}, loss, None)
     one = few._replace(train=data.Split(*(part[:1] for part in few.train)))
-    training.train(defense, one, config.Optim(epochs=2, batch_size=1, augment="affine"), tmp_path)
+    training.train(defense, one, Optim(epochs=2, batch_size=1, augment="affine"), tmp_path)
     jax.effects_barrier()
     first, second = (x for x, _ in given)
     assert (first != second).any()
@@ -209,7 +218,7 @@ def test_bytes_are_trained_as_the_floats_they_stand_for(tmp_path, few):
     images = np.round(few.train.images * 255).astype(np.uint8)
     as_bytes = few._replace(train=few.train._replace(images=images))
     as_floats = few._replace(train=few.train._replace(images=(images / 255).astype(np.float32)))
-    knobs = config.Optim(epochs=1)
+    knobs = Optim(epochs=1)
     one, other = (
         training.train(softmax_regression(), dataset, knobs, tmp_path / name)
         for name, dataset in (("bytes", as_bytes), ("floats", as_floats))
@@ -220,10 +229,10 @@ def test_bytes_are_trained_as_the_floats_they_stand_for(tmp_path, few):
 @pytest.mark.parametrize("batch_size", [200, 256])
 def test_a_partial_batch_has_the_gradient_of_its_images(tmp_path, few, monkeypatch, batch_size):
     """One step of plain gradient descent on all images, padded or not, is that on their mean loss."""
-    monkeypatch.setattr(training.optax, "adam", optax.sgd)
-    knobs = config.Optim(epochs=1, batch_size=batch_size, peak_lr=0.5)
+    monkeypatch.setattr(optax, "adam", optax.sgd)
+    knobs = Optim(epochs=1, batch_size=batch_size, peak_lr=0.5)
     defense = softmax_regression()
-    start = training.train(defense, few, config.Optim(epochs=0), tmp_path / "start")
+    start = training.train(defense, few, Optim(epochs=0), tmp_path / "start")
     end = training.train(defense, few, knobs, tmp_path / "end")
     x, y = jnp.asarray(few.train.images), jnp.asarray(few.train.labels)
     gradient = jax.grad(lambda v: defense.loss(v, None, whole(x, y)).mean())(start)
@@ -232,11 +241,11 @@ def test_a_partial_batch_has_the_gradient_of_its_images(tmp_path, few, monkeypat
 
 
 def test_the_rate_drops_by_ten_at_its_epoch(tmp_path, few, monkeypatch):
-    monkeypatch.setattr(training.optax, "adam", optax.sgd)
+    monkeypatch.setattr(optax, "adam", optax.sgd)
     defense = softmax_regression()
 
     def train(epochs, drops):
-        knobs = config.Optim(epochs=epochs, drops=drops, batch_size=200)
+        knobs = Optim(epochs=epochs, drops=drops, batch_size=200)
         return training.train(defense, few, knobs, tmp_path / f"{epochs}{drops}")
 
     before, high, low = train(1, ()), train(2, ()), train(2, (1,))
@@ -247,7 +256,7 @@ def test_the_rate_drops_by_ten_at_its_epoch(tmp_path, few, monkeypatch):
 
 @pytest.mark.parametrize(("cycles", "turns"), [(1, [0, 10, 20]), (2, [0, 5, 10, 15, 20])])
 def test_the_rate_rises_and_falls_in_each_cycle(cycles, turns):
-    rate = training._rate(config.Optim(peak_lr=0.4, epochs=5, cycles=cycles), 4)
+    rate = Optim(peak_lr=0.4, epochs=5, cycles=cycles).schedule(4)
     ends = [0.0 if i % 2 == 0 else 0.4 for i in range(len(turns))]
     expected = np.interp(np.arange(20), turns, ends)
     np.testing.assert_allclose([rate(step) for step in range(20)], expected, atol=1e-6)
@@ -264,17 +273,17 @@ def test_early_stopping_keeps_the_best_epoch_and_resumes(tmp_path, few, monkeypa
         judged.append(eps)
         return next(steps)
 
-    monkeypatch.setattr(training.validation, "robust_accuracy", accuracy)
+    monkeypatch.setattr(early_stopping, "robust_accuracy", accuracy)
     stopped = {"batch_size": 100, "stopping_eps": 0.25}
 
     def train(epochs, folder):
         return training.train(
-            softmax_regression(), few, config.Optim(epochs=epochs, **stopped), tmp_path / folder
+            softmax_regression(), few, Optim(epochs=epochs, **stopped), tmp_path / folder
         )
 
     whole = train(4, "whole")
     third = training.train(
-        softmax_regression(), few, config.Optim(epochs=3, batch_size=100), tmp_path / "three"
+        softmax_regression(), few, Optim(epochs=3, batch_size=100), tmp_path / "three"
     )
     jax.tree.map(np.testing.assert_array_equal, whole, third)
     for epochs in (1, 3, 4):
@@ -296,15 +305,17 @@ def test_pgd_on_held_out_images_lowers_accuracy(few):
     images[:, 0, 0, 0] = value
     split = data.Split(images, np.array([1, 1, 1, 0], np.int32))
     found = {
-        eps: validation.robust_accuracy(logits, weight, split, eps) for eps in (0.0, 0.2, 0.4, 0.8)
+        eps: early_stopping.robust_accuracy(logits, weight, split, eps) for eps in (0.0, 0.2, 0.4, 0.8)
     }
     assert found == {0.0: 0.75, 0.2: 0.75, 0.4: 0.25, 0.8: 0.0}
-    assert validation.accuracy(logits, weight, split) == 0.75
+    assert early_stopping.accuracy(logits, weight, split) == 0.75
 
 
 def test_a_net_without_parameters_is_not_trained(tmp_path, few):
-    pixels = basic(nets.build(config.Net(name="pixels"), 10))._replace(loss=None)
-    assert not jax.tree.leaves(training.train(pixels, few, config.Optim(epochs=3), tmp_path))
+    pixels = defenses.Untrained(nets.Pixels())
+    objective = pixels.objective(pixels.module(10))._replace(loss=None)
+    assert not jax.tree.leaves(training.train(objective, few, Optim(epochs=3), tmp_path))
+    assert not jax.tree.leaves(pixels.fit(few, Optim(epochs=3), tmp_path).variables)
     assert not any(tmp_path.iterdir())
 
 
@@ -340,11 +351,11 @@ def harm_all(folder, harm):
 def finished(few, tmp_path_factory):
     """What two epochs give, and the folder, to be copied and not changed."""
     folder = tmp_path_factory.mktemp("finished")
-    return training.train(softmax_regression(), few, config.Optim(epochs=2), folder), folder
+    return training.train(softmax_regression(), few, Optim(epochs=2), folder), folder
 
 
 def again(few, folder, epochs=2):
-    return training.train(softmax_regression(), few, config.Optim(epochs=epochs), folder)
+    return training.train(softmax_regression(), few, Optim(epochs=epochs), folder)
 
 
 @pytest.mark.parametrize("harm", [truncate, garble, remove, flip])
@@ -439,7 +450,7 @@ def test_what_cannot_be_written_is_one_line(tmp_path, few, monkeypatch):
     "other", [convolutional, lambda: softmax_regression(12)], ids=["other names", "other shapes"]
 )
 def test_a_foreign_checkpoint_is_one_line_and_stays(tmp_path, few, other):
-    knobs = config.Optim(epochs=1)
+    knobs = Optim(epochs=1)
     training.train(softmax_regression(), few, knobs, tmp_path)
     before = files(tmp_path)
     with pytest.raises(ValueError, match="of another network") as error:
@@ -449,9 +460,9 @@ def test_a_foreign_checkpoint_is_one_line_and_stays(tmp_path, few, other):
 
 
 def test_fewer_epochs_than_trained_are_refused(tmp_path, few):
-    training.train(softmax_regression(), few, config.Optim(epochs=2), tmp_path)
+    training.train(softmax_regression(), few, Optim(epochs=2), tmp_path)
     with pytest.raises(ValueError, match="trained for 2 epochs, the recipe asks 1"):
-        training.train(softmax_regression(), few, config.Optim(epochs=1), tmp_path)
+        training.train(softmax_regression(), few, Optim(epochs=1), tmp_path)
 
 
 def failing(at, value):
@@ -475,51 +486,73 @@ def test_a_loss_that_is_no_number_ends_training_after_the_last_good_checkpoint(
 ):
     epoch, step = divmod(at, PER_EPOCH)
     with pytest.raises(ValueError, match=f"the loss of epoch {epoch + 1}, step {step + 1}, ") as error:
-        training.train(failing(at, value), few, config.Optim(epochs=4), tmp_path)
+        training.train(failing(at, value), few, Optim(epochs=4), tmp_path)
     assert "\n" not in str(error.value)
     found = [int(file.name) for file in (tmp_path / "checkpoints").iterdir()]
     assert found == ([] if kept is None else [kept])
     if kept:  # and from there one can go on
-        knobs = config.Optim(epochs=2)
+        knobs = Optim(epochs=2)
         mended = training.train(softmax_regression(), few, knobs, tmp_path)
         assert same(mended, training.train(softmax_regression(), few, knobs, tmp_path / "anew"))
 
 
 def test_a_good_loss_after_which_parameters_are_no_numbers_is_not_saved(tmp_path, few):
     with pytest.raises(ValueError, match=r"parameter.* after epoch 2 is NaN"):
-        training.train(failing(3, None), few, config.Optim(epochs=2), tmp_path)
+        training.train(failing(3, None), few, Optim(epochs=2), tmp_path)
     assert [int(file.name) for file in (tmp_path / "checkpoints").iterdir()] == [2]
 
 
 def test_sigterm_saves_nothing_after_a_loss_that_is_no_number(tmp_path, few, monkeypatch):
     interrupted(monkeypatch, 1)
     with pytest.raises(ValueError, match="the loss of epoch 1, step 1, "):
-        training.train(failing(0, jnp.nan), few, config.Optim(epochs=1), tmp_path)
+        training.train(failing(0, jnp.nan), few, Optim(epochs=1), tmp_path)
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_a_checkpoint_that_holds_nan_is_neither_returned_nor_gone_on_from(tmp_path, few, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_check_finite", lambda *_: None)
-        training.train(failing(1, None), few, config.Optim(epochs=1), tmp_path)
+        patch.setattr(sys.modules["knn_jax.training.train"], "_check_finite", lambda *_: None)
+        training.train(failing(1, None), few, Optim(epochs=1), tmp_path)
     for epochs in (1, 2):
         with pytest.raises(ValueError, match="holds NaN"):
-            training.train(softmax_regression(), few, config.Optim(epochs=epochs), tmp_path)
+            training.train(softmax_regression(), few, Optim(epochs=epochs), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         *(("peak_lr", 0.0), ("batch_size", 0), ("epochs", -1), ("weight_decay", -1.0)),
-        *(("cycles", -1), ("stopping_eps", -0.1)),
+        *(("cycles", -1), ("stopping_eps", -0.1), ("stopping_eps", 0.0), ("drops", (-1,))),
+        *(("optimizer", "lion"), ("augment", "flip"), ("peak_lr", float("nan"))),
     ],
 )
-def test_knobs_out_of_range(tmp_path, few, field, value):
-    with pytest.raises(ValueError, match=f"{field}={value}"):
-        training.train(softmax_regression(), few, config.Optim(**{field: value}), tmp_path)
+def test_knobs_out_of_range(field, value):
+    with pytest.raises(ValueError, match=re.escape(f"{field}={value!r}")):
+        Optim(**{field: value})
+
+
+def test_cycles_and_drops_are_not_both():
+    with pytest.raises(ValueError, match=r"cycles=1 with drops=\(1,\): give one"):
+        Optim(cycles=1, drops=(1,))
+
+
+def test_what_has_no_classes_is_not_stopped_early(tmp_path, few):
+    objective = softmax_regression()._replace(logits=None)
+    with pytest.raises(ValueError, match="this defense has no output that classifies"):
+        training.train(objective, few, Optim(stopping_eps=0.1), tmp_path)
     assert not any(tmp_path.iterdir())
 
 
-def test_cycles_and_drops_are_not_both(tmp_path, few):
-    with pytest.raises(ValueError, match=r"cycles=1 with drops=\(1,\): give one"):
-        training.train(softmax_regression(), few, config.Optim(cycles=1, drops=(1,)), tmp_path)
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"norm": "l1"}, "norm='l1'"),
+        ({"norm": "l2", "steps": 0}, "steps=0"),
+        ({"norm": "l2", "step_size": 0.0}, "step_size=0.0"),
+        ({"norm": "l2", "eps": -1.0}, "eps=-1.0"),
+        ({"norm": "linf"}, "give the radius"),
+    ],
+)
+def test_adversaries_out_of_range(knobs, message):
+    with pytest.raises(ValueError, match=message):
+        training.Adversary(**knobs)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import worker_two_processes as worker_script
 
-from knn_jax import config, mesh, training
+from knn_jax import mesh, training
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,7 +62,7 @@ def test_a_dead_process_ends_the_other(tmp_path):
 def test_two_processes_train_as_one_does(tmp_path):
     """On as many devices; both write one checkpoint, and go on from it."""
     defense, few = worker_script.to_train()
-    knobs = config.Optim(epochs=2)
+    knobs = training.Optim(epochs=2)
     alone = training.train(defense, few, knobs, tmp_path / "alone", mesh.make())
     for code, output in two_processes("trains", tmp_path):
         assert (code, output.splitlines()[-1:]) == (0, ["ok"]), output

@@ -30,3 +30,10 @@ def bounded(request, monkeypatch):
     force(monkeypatch, request.param)
     yield request.param
     jax.clear_caches()
+
+
+@pytest.fixture
+def forced(monkeypatch):
+    """A function that forces a way, for tests that are not of all."""
+    yield lambda way: force(monkeypatch, way)
+    jax.clear_caches()

@@ -14,8 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from knn_jax import config, data, mesh, neighbors, nets, training
-from knn_jax.defenses import basic
+from knn_jax import data, defenses, mesh, neighbors, nets, training
 
 ROWS, CUT, QUERIES, DIM, K, CLASSES = 1003, 600, 13, 16, 7, 5
 
@@ -32,16 +31,19 @@ def check(near, query, bank, numbers, eligible=True):
 
 def to_train():
     """A small network and 200 digits."""
-    found = data.load(config.Data())
+    found = data.Digits().load()
     few = found._replace(train=data.Split(*(part[:200] for part in found.train)))
-    return basic(nets.trunk.Trunk(((4, 3, 2, 1),), 10)), few
+    defense = defenses.CrossEntropy(nets.ConvNet(((4, 3, 2, 1),)))
+    return defense.objective(defense.module(10)), few
 
 
 def train(folder, me):
     """One epoch, and another from its checkpoint."""
     defense, few = to_train()
     for epochs in (1, 2):
-        found = training.train(defense, few, config.Optim(epochs=epochs), folder / "both", mesh.make())
+        found = training.train(
+            defense, few, training.Optim(epochs=epochs), folder / "both", mesh.make()
+        )
     np.savez(folder / f"{me}.npz", **{str(i): leaf for i, leaf in enumerate(jax.tree.leaves(found))})
 
 

@@ -1,6 +1,5 @@
-"""Up the potential of the whole bank in signed steps: paper 3's attack on its own classifier."""
+"""Up the potential of the whole bank in signed steps: the attack of IdResNet's authors on it."""
 
-import functools
 from typing import Any
 
 import jax
@@ -8,16 +7,65 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from knn_jax import balls, losses
-from knn_jax.attacks import outcome, projected
-from knn_jax.attacks.outcome import Found, Images, Labels, Number
+from knn_jax import balls, classifiers, losses, values
+from knn_jax.attacks import batches, judgement
+from knn_jax.attacks.attack import BallAttack, Found, Images, Labels, Number
+from knn_jax.attacks.pgd import relative
+from knn_jax.classifiers import Votes
+from knn_jax.neighbors import in_tiles
 
 TILE = 2048  # rows whose distances are held at once, for each of up to 128 images
 
 
+@values.value
+class KFGSM(BallAttack):
+    """k-step fast gradient sign method up the potential of all rows of the bank (Qian, An & Su).
+
+    The potential is that of the exponential contrastive loss, of the classifier's metric, summed over
+    layers: away from rows of class y beyond `near`, towards all others by e^(-decay distance). Steps
+    start at the image itself, and pixels stay in [0, 1], as they need not in the paper (section 2.5).
+    Rows are taken in tiles: never are there distances of all.
+    """
+
+    steps: int = 30
+    """Gradient steps."""
+    step_size: float = 0.1
+    """Length of a step as a share of eps."""
+    decay: float = 0.5
+    """Decay of the potential with distance (lambda in Qian, An & Su, section 2.1)."""
+    near: float = 7.0
+    """Distance within which rows of the image's own class have no potential (l_0 in Qian, An & Su,
+    section 2.1)."""
+
+    needs = Votes
+    whole = True
+    draws = False
+    cites = "Qian, An & Su, K-NN with Identity Initialized ResNet, github.com/totorato/PotentialNet"
+
+    def __post_init__(self):
+        values.at_least(1, steps=self.steps)
+        values.at_least(0, step_size=self.step_size, near=self.near)
+        values.above(0, decay=self.decay)
+
+    def search(self, key, model, source, x, y, norm, eps):
+        """The ascent up the potential; the key is not drawn from."""
+        ball, size = balls.ball(norm, eps), eps * self.step_size
+
+        def batch(x, y):
+            def step(_, carry):
+                image, steep = carry
+                up = jax.grad(lambda z: potential(model, z, y, self.decay, self.near).sum())(image)
+                return balls.step(ball, x, image, up, size), steep | judgement.steep(up)
+
+            return lax.fori_loop(0, self.steps, step, (x, jnp.zeros(len(x), bool)))
+
+        image, steep = in_tiles(batch, batches.BATCH)(x, y)
+        return judgement.judge(model, x, y, image, norm, self.steps, 0, no_gradient=~steep)
+
+
 def kfgsm(
     key: Array,
-    model: Any,
+    model: Votes,
     x: Images,
     y: Labels,
     *,
@@ -28,56 +76,28 @@ def kfgsm(
     decay: Number = 0.5,
     near: Number = 7.0,
 ) -> Found:
-    """Ascends the sum of the potentials to all rows of the bank, from x, inside the eps-ball (paper 3,
-    section 2.5: k-step fast gradient sign).
-
-    It is that of the exponential contrastive loss, of the classifier's metric, summed over layers:
-    away from rows of class y beyond `near`, towards all others by e^(-`decay` d). In Linf steps are
-    signs of the gradient times eps / 10 unless given. Pixels stay in [0, 1], as they need not in the
-    paper. Rows are taken in tiles: never are there distances of all. `key` is not drawn from.
+    """`KFGSM` inside the eps-ball around x; `step_size` is in units of the images, eps / 10 unless
+    given. `key` is not drawn from.
 
     Raises ValueError for images outside [0, 1], labels out of range and numbers that are too small.
     """
-    del key
-    x, y = outcome.check(model, x, y)
-    outcome.voting(model, whole=True)
-    size = projected.check(norm, eps, steps, eps / 10 if step_size is None else step_size, 1, 0)
-    outcome.positive(decay=decay)
-    outcome.not_negative(near=near)
-    force = jnp.float32(decay), jnp.float32(near)
-    return _kfgsm(model, x, y, jnp.float32(eps), size, *force, norm=norm, steps=steps)
+    share = KFGSM.step_size if step_size is None else relative(step_size, eps)
+    force: Any = decay, near  # of any type that a float32 can be made of
+    return KFGSM(steps, share, *force)(key, model, x, y, norm=norm, eps=eps)
 
 
-@functools.partial(jax.jit, static_argnames=("norm", "steps"))
-def _kfgsm(model, x, y, eps, size, decay, near, *, norm, steps):
-    return projected.ascend(
-        jax.random.key(0),
-        model,
-        x,
-        y,
-        lambda keys, z, y: (),
-        lambda z, y, _: potential(model, z, y, decay, near),
-        norm=norm,
-        eps=eps,
-        size=size,
-        steps=steps,
-        restarts=1,
-        refresh=0,
-        searches=0,
-        at_random=False,
-    )
-
-
-def potential(model: Any, z: Images, y: Labels, decay: Number, near: Number) -> Float[Array, " batch"]:
+def potential(
+    model: Votes, z: Images, y: Labels, decay: Number, near: Number
+) -> Float[Array, " batch"]:
     """Of images among all rows of the bank, tile by tile."""
-    count, total = getattr(model.metric, "count", 1), jnp.zeros(len(z))
+    metric, total = classifiers.feature_metric(model.metric), jnp.zeros(len(z))
     labels = _tiled(model.labels, -1)
     for query, bank in zip(model.features(z), model.banks, strict=True):
 
         @jax.checkpoint  # a gradient measures the distances of a tile again
         def add(total, tile, query=query):
             rows, of = tile
-            distance = losses.subspace_distances(query, rows, count)
+            distance = losses.pairwise_distances(query, rows, metric)
             same = y[:, None] == of[None]
             pairs = losses.potential(distance, same, model.classes, decay=decay, near=near)
             return total + jnp.sum(pairs, 1, where=of[None] >= 0), None

@@ -8,19 +8,20 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
-from knn_jax import balls, losses
-from knn_jax.attacks import lagrangian, outcome
-from knn_jax.attacks.deepfool import deepfool
-from knn_jax.attacks.outcome import Found, Images, Labels, Number
+from knn_jax import balls, losses, values
+from knn_jax.attacks import attack, batches, checks, constant_search, judgement
+from knn_jax.attacks.attack import Found, Images, Labels, MinimizationAttack
+from knn_jax.attacks.deepfool import DeepFool
+from knn_jax.classifiers import Scores, Surrogate
 from knn_jax.neighbors import in_tiles
 
 DECREASE = 1e-4  # share of the decrease that the slope promises which a step must bring (Armijo)
 
 
 class Descent(NamedTuple):
-    """Where each example is, and the step it tries next: `size` times `direction`."""
+    """The state of each example, and the step it tries next: `size` times `direction`."""
 
     z: Images
     value: Float[Array, " batch"]
@@ -30,96 +31,144 @@ class Descent(NamedTuple):
     memory: optax.OptState
 
 
+@values.value
+class LBFGS(MinimizationAttack):
+    """Minimises |image - x|^2 + constant * cross-entropy towards another class by L-BFGS, in [0, 1].
+
+    Szegedy et al. 2014 and Tabacof & Valle 2016 weight the distance instead. The other class is the one
+    that `DeepFool` reaches (of a model that names several classes, the likeliest there and the mean
+    over them), and the cross-entropy is of y and that class alone, since any other will do too. (On an
+    all-convolutional network of scikit-learn's digits, 97 images, the mean norm is 0.417, and none is
+    larger than DeepFool's. With the cross-entropy of all classes the mean is 0.428 and 11% are larger,
+    towards the likeliest class at x it is 0.487 and 38% are.) Towards given targets the cross-entropy
+    is of all classes.
+
+    The scores are the soft votes over the references of x, retrieved once. Each round searches for a
+    better constant of each image. What fools, whichever its class, is pulled back to the boundary by
+    bisection.
+
+    The image is clip(z) and the distance that of z itself, so that nothing is gained beyond the box. On
+    the network of Sitawarin & Wagner 2019 (20 MNIST images) that finds a mean norm of 1.165, and a
+    projection after each step 1.166. A tanh box finds 1.233, and 2.030 where its starts are as near to
+    black and white as those of `CarliniWagner`; SciPy's L-BFGS-B, 150 iterations in 12 rounds, 1.166.
+    """
+
+    constant: float = 1.0
+    """Weight of the cross-entropy in the first round."""
+    steps: int = 50
+    """Gradients in each round, some of which are of steps that prove too long."""
+    rounds: int = 8
+    """Rounds of the search for the constant."""
+    temperature: float = 0.1
+    """Temperature of the soft votes."""
+
+    norms = ("l2",)
+    follows = Surrogate
+    cites = "Szegedy et al. 2014, arXiv:1312.6199; Tabacof & Valle 2016, arXiv:1510.05328"
+
+    def __post_init__(self):
+        values.at_least(1, steps=self.steps, rounds=self.rounds)
+        values.above(0, constant=self.constant, temperature=self.temperature)
+
+    def __call__(
+        self,
+        key: Array,
+        model: PyTree,
+        x: Images,
+        y: Labels,
+        *,
+        norm: balls.Norm | None = None,
+        source: PyTree = None,
+        target: Labels | None = None,
+    ) -> Found:
+        """Attacks the images x of classes y, where given towards the classes `target`.
+
+        Raises ValueError as every attack, and for targets out of range.
+        """
+        if target is None:
+            return super().__call__(key, model, x, y, norm=norm, source=source)
+        source, x, y, norm = self._admitted(model, source, x, y, norm)
+        target = checks.check(model, x, target)[1]
+        return _towards(norm, values.arrays(self), key, model, source, x, y, target)
+
+    def search(self, key, model, source, x, y, norm, target=None):
+        """The least perturbation of the rounds."""
+        count, walk = batches.references(source), None
+        if target is None:
+            walk = DeepFool(temperature=self.temperature).search(key, model, source, x, y, norm)
+
+        def batch(x, y, target, reached):
+            references = source.references(x, count)
+
+            def scores(image):
+                return source.soft_votes(image, references, self.temperature)
+
+            if target is None:
+                others = scores(reached)
+                label = jax.nn.one_hot(y, others.shape[1], dtype=bool)
+                chosen = lax.top_k(jnp.where(label, -jnp.inf, others), model.top)[1]
+                entropy = functools.partial(_between, y, chosen)
+            else:
+                entropy = functools.partial(losses.cross_entropy, y=target)
+
+            def fooled(image):
+                return ~model.right(image, y)
+
+            def run(_, bracket):
+                def loss(z):
+                    squared = jnp.sum(jnp.square(z - x), tuple(range(1, x.ndim)))
+                    return squared + bracket.constant * entropy(scores(jnp.clip(z, 0.0, 1.0)))
+
+                z, steep = descend(loss, x, self.steps)
+                image = jnp.clip(z, 0.0, 1.0)
+                nearest, nothing = attack.bisect(fooled, x, image), constant_search.none_found(x)
+                return constant_search.keep(nothing, x, nearest, fooled(image), steep)
+
+            constant = self.constant
+            return constant_search.search(x, run, constant=constant, rounds=self.rounds, decades=True)
+
+        reached = None if walk is None else walk.image
+        best = in_tiles(batch, batches.batch_size(source, x, count))(x, y, target, reached)
+        gradients = self.steps * self.rounds
+        forwards = 1 + self.rounds * (attack.BISECTIONS + 1)
+        if walk is not None:
+            gradients, forwards = gradients + walk.gradients, forwards + 1 + walk.forwards
+        return constant_search.judge(model, x, y, best, gradients, forwards)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _towards(norm, attack, key, model, source, x, y, target):
+    return attack.search(key, model, source, x, y, norm, target)
+
+
 def lbfgs(
     key: Array,
-    model: Any,
+    model: Scores,
     x: Images,
     y: Labels,
     *,
     target: Labels | None = None,
-    constant: Number = 1.0,
+    constant: float = 1.0,
     steps: int = 50,
     rounds: int = 8,
-    temperature: Number = 0.1,
-    source: Any = None,
+    temperature: float = 0.1,
+    source: Surrogate | None = None,
 ) -> Found:
-    """Minimises |image - x|^2 + constant * cross-entropy towards `target` by L-BFGS, in [0, 1].
+    """`LBFGS`: least squared distance plus cross-entropy towards `target`, or the class that DeepFool
+    reaches. `key` is not drawn from.
 
-    That is Szegedy et al. 2014 and Tabacof & Valle 2016, who add up the other way round. Without a
-    `target` it is the class that `deepfool` reaches (of a model that names several classes, the
-    likeliest there and the mean over them), and the cross-entropy is of y and that class alone, since
-    any other will do too. (On a strided network of scikit-learn's digits, 97 images, the mean norm is
-    .417 and farther than `deepfool` on none. With the cross-entropy of all classes it is .428, farther
-    on 11%; towards the likeliest class at x .487, farther on 38%.) Scores are the soft votes, their
-    references those of x throughout.
+    Where a `source` is given, its soft votes and references stand in for the model's own, which is only
+    asked for its decisions.
 
-    Each of `rounds` searches for a better constant of each image and takes `steps` gradients, of which
-    some are of steps too long. What fools, whichever its class, is pulled back to the boundary by
-    bisection. Where a `source` is given, its soft votes and references stand in for the model's own.
-
-    The image is clip(z) and the distance that of z itself, so that nothing is gained beyond the box.
-    On paper 1's network (20 images) that finds a mean norm of 1.165, a projection of each step 1.166, a
-    tanh box 1.233 or, its starts as near to black and white as those of `carlini_wagner`, 2.030;
-    SciPy's L-BFGS-B with 150 iterations in 12 rounds 1.166.
-
-    `key` is not drawn from. Raises ValueError for images outside [0, 1], labels and targets out of
-    range and numbers that are not above 0.
+    Raises ValueError for images outside [0, 1], labels and targets out of range and numbers that are
+    not above 0.
     """
-    x, y = outcome.check(model, x, y)
-    outcome.positive(constant=constant, steps=steps, rounds=rounds, temperature=temperature)
-    if target is not None:
-        target = outcome.check(model, x, target)[1]
-    source = model if source is None else source
-    walk = None
-    if target is None:
-        walk = deepfool(key, model, x, y, temperature=temperature, source=source)
-    numbers = jnp.float32(constant), jnp.float32(temperature)
-    return _lbfgs(model, source, x, y, target, walk, *numbers, steps=steps, rounds=rounds)
-
-
-@functools.partial(jax.jit, static_argnames=("steps", "rounds"))
-def _lbfgs(model, source, x, y, target, walk, constant, temperature, *, steps, rounds):
-    count = outcome.references(source)
-
-    def batch(x, y, target, reached):
-        references = source.references(x, count)
-
-        def scores(image):
-            return source.soft_votes(image, references, temperature)
-
-        if target is None:
-            others = scores(reached)
-            own = jax.nn.one_hot(y, others.shape[1], dtype=bool)
-            chosen = lax.top_k(jnp.where(own, -jnp.inf, others), outcome.named(model))[1]
-            entropy = functools.partial(_between, y, chosen)
-        else:
-            entropy = functools.partial(losses.cross_entropy, y=target)
-
-        def fooled(image):
-            return ~model.right(image, y)
-
-        def run(_, bracket):
-            def loss(z):
-                squared = jnp.sum(jnp.square(z - x), tuple(range(1, x.ndim)))
-                return squared + bracket.constant * entropy(scores(jnp.clip(z, 0.0, 1.0)))
-
-            z, steep = descend(loss, x, steps)
-            image = jnp.clip(z, 0.0, 1.0)
-            halved = outcome.halve(fooled, x, image)
-            return lagrangian.keep(lagrangian.nothing(x), x, halved, fooled(image), steep)
-
-        return lagrangian.search(x, run, constant=constant, rounds=rounds, decades=True)
-
-    reached = None if walk is None else walk.image
-    best = in_tiles(batch, outcome.batch_size(source, x, count))(x, y, target, reached)
-    gradients, forwards = steps * rounds, 1 + rounds * (outcome.HALVINGS + 1)
-    if walk is not None:
-        gradients, forwards = gradients + walk.gradients, forwards + 1 + walk.forwards
-    return lagrangian.judge(model, x, y, best, gradients, forwards)
+    made = LBFGS(constant, steps, rounds, temperature)
+    return made(key, model, x, y, source=source, target=target)
 
 
 def _between(y, others, scores):
-    """Cross-entropy of y and one other class, the mean over `others`."""
+    """The cross-entropy between y and one other class, the mean over `others`."""
     lead = jnp.take_along_axis(scores, y[:, None], 1) - jnp.take_along_axis(scores, others, 1)
     return jax.nn.softplus(lead).mean(1)
 
@@ -129,11 +178,11 @@ def descend(
 ) -> tuple[Images, Bool[Array, " batch"]]:
     """Minimises `loss` of each example by itself, from z on, with `steps` gradients of the batch.
 
-    Tells also where there was a gradient at z: without one an example stays.
+    Returns also where there was a gradient at z: without one an example stays.
 
-    Each example tries a step of its own with every gradient: to the quasi-Newton point, or nearer to
-    where it stands if the last one brought too little. (optax's own line search within `vmap` waits for
-    the longest of the batch and computes both branches of each choice: six times as slow.)
+    Each example tries its own step with every gradient: to the quasi-Newton point, or a shorter step in
+    that direction if the last one decreased the loss too little. (optax's line search within `vmap`
+    waits for the longest of the batch and computes both branches of each choice: six times as slow.)
     """
     optimizer = optax.scale_by_lbfgs()
     pixels = tuple(range(1, z.ndim))
@@ -142,7 +191,7 @@ def descend(
         return jnp.sum(gradient * direction, pixels)
 
     def arrive(z, memory):
-        """At z, with the direction that follows: the gradient's where the memory's does not descend."""
+        """At z, with the next direction: against the gradient where the quasi-Newton one ascends."""
 
         def total(z):
             each = loss(z)
@@ -159,12 +208,12 @@ def descend(
 
     def step(_, here):
         slope = here.size * slopes(here.gradient, here.direction)
-        there = arrive(here.z + balls.over(here.size, z.shape) * here.direction, here.memory)
-        rise = there.value - here.value
+        moved = arrive(here.z + balls.over(here.size, z.shape) * here.direction, here.memory)
+        rise = moved.value - here.value
         parabola = -slope / 2 / jnp.maximum(rise - slope, 1e-20)  # its lowest point, in steps
-        nearer = here._replace(size=here.size * jnp.clip(parabola, 0.1, 0.5))
+        shorter = here._replace(size=here.size * jnp.clip(parabola, 0.1, 0.5))
         better = rise <= DECREASE * slope
-        return jax.tree.map(lambda a, b: jnp.where(balls.over(better, a.shape), a, b), there, nearer)
+        return jax.tree.map(lambda a, b: jnp.where(balls.over(better, a.shape), a, b), moved, shorter)
 
     start = arrive(z, jax.vmap(optimizer.init)(z))
-    return lax.fori_loop(1, steps, step, start).z, outcome.steep(start.gradient)
+    return lax.fori_loop(1, steps, step, start).z, judgement.steep(start.gradient)

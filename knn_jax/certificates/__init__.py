@@ -1,26 +1,23 @@
-"""Radii within which no perturbation changes the vote."""
+"""Radii within which no perturbation changes the decision."""
 
-from knn_jax.certificates.bisectors import voronoi
-from knn_jax.certificates.exact import Exact, exact
-from knn_jax.certificates.smoothing import (
-    ABSTAIN,
-    Smoothed,
-    certified,
-    check_smoothing,
-    sampled,
-    smoothing,
-)
-from knn_jax.certificates.triangle import margin
+from knn_jax.certificates.certificate import Certificate, Plan
+from knn_jax.certificates.exact import Exact, ExactRadius, exact
+from knn_jax.certificates.margin import Margin, margin
+from knn_jax.certificates.smoothing import ABSTAIN, SmoothedDecision, Smoothing, smoothing
+from knn_jax.certificates.voronoi import Voronoi, voronoi
 
 __all__ = [
     "ABSTAIN",
+    "Certificate",
     "Exact",
-    "Smoothed",
-    "certified",
-    "check_smoothing",
+    "ExactRadius",
+    "Margin",
+    "Plan",
+    "SmoothedDecision",
+    "Smoothing",
+    "Voronoi",
     "exact",
     "margin",
-    "sampled",
     "smoothing",
     "voronoi",
 ]

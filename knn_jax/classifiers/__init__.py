@@ -1,8 +1,19 @@
 """Classifiers that decide by neighbours: what attacks and certificates are given."""
 
-from knn_jax.classifiers.check import Images, Labels, check_images, check_labels, check_top
-from knn_jax.classifiers.decision import NOBODY, margin, predicted, right
-from knn_jax.classifiers.knn import BATCH, FAR, KNN, Guides, References, knn, shard
+from knn_jax.classifiers.classifier import (
+    Certifiable,
+    Decides,
+    Predicts,
+    Scores,
+    Surrogate,
+    Votes,
+    require,
+)
+from knn_jax.classifiers.decision import NOBODY, Decision, margin, predicted, right
+from knn_jax.classifiers.embedding import BATCH, feature_metric
+from knn_jax.classifiers.guides import FAR, Guides
+from knn_jax.classifiers.inputs import Images, Labels, check_images, check_labels, check_top
+from knn_jax.classifiers.knn import KNN, References, knn, shard
 from knn_jax.classifiers.network import Network, network
 from knn_jax.classifiers.prototypes import Prototypes, prototypes
 from knn_jax.classifiers.retrieval import Held, Retrieval, retrieval
@@ -12,22 +23,31 @@ __all__ = [
     "FAR",
     "KNN",
     "NOBODY",
+    "Certifiable",
+    "Decides",
+    "Decision",
     "Guides",
     "Held",
     "Images",
     "Labels",
     "Network",
+    "Predicts",
     "Prototypes",
     "References",
     "Retrieval",
+    "Scores",
+    "Surrogate",
+    "Votes",
     "check_images",
     "check_labels",
     "check_top",
+    "feature_metric",
     "knn",
     "margin",
     "network",
     "predicted",
     "prototypes",
+    "require",
     "retrieval",
     "right",
     "shard",

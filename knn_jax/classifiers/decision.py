@@ -6,13 +6,12 @@ rows at the same distance the search takes the lower row first, so that votes th
 """
 
 import abc
-from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Num
 
 from knn_jax import losses
-from knn_jax.classifiers.check import Images, Labels
+from knn_jax.classifiers.inputs import Images, Labels
 
 NOBODY = -1  # the class where nobody votes
 
@@ -23,7 +22,7 @@ class Decision(abc.ABC):
     top: int = 1  # classes that it names: it is right where the class is among these
 
     @abc.abstractmethod
-    def votes(self, x: Images) -> Any:
+    def votes(self, x: Images) -> Num[Array, "batch class"]:
         """Of each class, (batch, class)."""
 
     def predict(self, x: Images) -> Labels:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,38 +10,23 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.sharding import Mesh
-from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
-from knn_jax import losses, neighbors
-from knn_jax.classifiers.check import (
-    Images,
-    Labels,
-    check_alone,
-    check_images,
-    check_labels,
-    check_like,
-)
+from knn_jax import neighbors
 from knn_jax.classifiers.decision import NOBODY, Decision
+from knn_jax.classifiers.embedding import (
+    BATCH,
+    Features,
+    embedded,
+    feature_metric,
+    flat,
+    joined,
+    prepared,
+)
+from knn_jax.classifiers.guides import FAR, Guides, find_guides, find_rivals
+from knn_jax.classifiers.inputs import Images, Labels, check_images, check_labels, check_like
 
-Features = Callable[[Images], Any]  # -> (batch, dim), or a tuple of these
 References = tuple[Float[Array, "batch class count _"], ...]  # of each tap
-L2 = neighbors.Euclidean()
-BATCH = 500  # images classified at once; their features are computed together
-FAR = 1e15  # features standing for the rows that a class lacks: their square is still a float32
-
-
-class Guides(NamedTuple):
-    """Rows of two classes near to each image: its own first, then that of another.
-
-    features  of the rows in every tap, nearest first by the first tap
-    there     which of them there are: a class may have fewer rows than asked for
-    reach     the distance from the image to its k-th neighbour, in every tap
-    """
-
-    features: tuple[Float[Array, "batch 2 count _"], ...]
-    there: Bool[Array, "batch 2 count"]
-    reach: tuple[Float[Array, " batch"], ...]
 
 
 @jax.tree_util.register_dataclass
@@ -50,20 +34,19 @@ class Guides(NamedTuple):
 class KNN(Decision):
     """k nearest neighbours on one or several taps. Make it with `knn`.
 
-    A pytree: its arrays travel through `jit` as arguments. Any other classifier with these methods
+    A pytree: its arrays travel through `jit` as arguments. PyTree other classifier with these methods
     can be attacked in its place. The fields have no array types, for JAX also puts placeholders there.
     """
 
-    features: Any  # images -> (batch, dim) of each tap, all in one pass of a network
-    banks: tuple[Any, ...]  # (row, dim) for each tap
-    images: Any  # (row, height, width, channel)
-    labels: Any  # (row,)
+    features: PyTree  # images -> (batch, dim) of each tap, all in one pass of a network
+    banks: tuple[PyTree, ...]  # (row, dim) for each tap
+    images: PyTree  # (row, height, width, channel)
+    labels: PyTree  # (row,)
     k: int = dataclasses.field(metadata={"static": True})
     classes: int = dataclasses.field(metadata={"static": True})
-    metric: neighbors.Euclidean | neighbors.Subspaces = dataclasses.field(
-        default=L2, metadata={"static": True}
+    metric: neighbors.Metric = dataclasses.field(  # of the cosine features have length 1
+        default=neighbors.Euclidean(), metadata={"static": True}
     )
-    unit: bool = dataclasses.field(default=False, metadata={"static": True})  # features are: cosine
     on_inputs: bool = dataclasses.field(default=False, metadata={"static": True})  # features are pixels
 
     def first(self, x: Images) -> Float[Array, "batch dim"]:
@@ -106,20 +89,21 @@ class KNN(Decision):
         self, x: Images, references: References
     ) -> tuple[Float[Array, "batch class count"], ...]:
         """From x to its references in every tap: squares of what the search goes by."""
+        metric = feature_metric(self.metric)
 
         def squared(query, rows):
-            if self.metric == L2:
+            if metric == neighbors.Euclidean():
                 return jnp.sum(jnp.square(query - rows), -1)  # without the slope of a root
-            return jnp.square(self.metric.quick(query, rows))
+            return jnp.square(neighbors.fast_distance(metric, query, rows))
 
         taps = zip(self.features(x), references, strict=True)
         return tuple(squared(query[:, None, None], rows) for query, rows in taps)
 
-    def nearest(self, query: Any, bank: Any, k: int, **among: Any) -> neighbors.Neighbors:
+    def nearest(self, query: PyTree, bank: PyTree, k: int, **among: PyTree) -> neighbors.Neighbors:
         """The k rows of a bank nearest to features, by the classifier's metric."""
-        return neighbors.search(query, bank, k, metric=self.metric, **among)
+        return neighbors.search(query, bank, k, metric=feature_metric(self.metric), **among)
 
-    def of_every_class(self, query: Any, bank: Any, count: int) -> neighbors.Neighbors:
+    def of_every_class(self, query: PyTree, bank: PyTree, count: int) -> neighbors.Neighbors:
         """The `count` rows of every class nearest to features, (batch, class, count)."""
         every = jnp.broadcast_to(jnp.arange(self.classes), (len(query), self.classes))
         return self.nearest(query, bank, count, labels=self.labels, only=every)
@@ -133,7 +117,7 @@ class KNN(Decision):
 
         That is the class whose rows have the least mean squared distance, by the first tap.
         """
-        return _guides(self, x, y, count)
+        return find_guides(self, x, y, count)
 
     def rivals(self, x: Images, y: Labels, count: int) -> Float[Array, "batch count h w c"]:
         """The images of the `count` rows nearest to x that are not of class y, by the first tap.
@@ -141,7 +125,7 @@ class KNN(Decision):
         At most a quarter of them are of one class (one, where there are up to four). An image whose
         features are NaN has none and is given itself.
         """
-        return _rivals(self, x, y, count)
+        return find_rivals(self, x, y, count)
 
 
 def knn(
@@ -150,32 +134,35 @@ def knn(
     labels: Int[Array, " row"],
     *,
     k: int = 75,
-    metric: losses.Metric | neighbors.Subspaces = "l2",
+    metric: neighbors.Metric | neighbors.Name = "l2",
     names: Sequence[str] = (),
     track: Callable[[range], Iterable[int]] = iter,
 ) -> KNN:
     """A kNN classifier whose bank is `features` of `images`.
 
     `features` maps images to (batch, dim), or to a tuple of these, the taps of one pass; a sequence of
-    such functions makes several taps too. Their votes are added (paper 1, section 2.3). None makes the
-    flattened inputs the features: certificates then know that distances are those of images. Give a
-    function with parameters as `jax.tree_util.Partial(function, parameters)`: they then stay arguments
-    of compiled programs instead of constants in them. By the `metric` cosine features are divided by
-    their length first: distances of unit vectors have its order; `neighbors.Subspaces(2)` adds the
-    distances in two halves of the features. `names` of the taps are used in errors; `track` wraps the
+    such functions makes several taps too. Their votes are added (Sitawarin & Wagner 2019, section 2.3).
+    None makes the flattened inputs the features: certificates then know that distances are those of
+    images. Give a function with parameters as `jax.tree_util.Partial(function, parameters)`: they then
+    stay arguments of compiled programs instead of constants in them. The `metric` is one of `neighbors`
+    or of your own (see `neighbors.Metric`), whose distances must not be negative. For the cosine,
+    `"cosine"` or `neighbors.Cosine()`, features are divided by their length first: distances of unit
+    vectors have its order. `names` of the taps are used in errors; `track` wraps the
     range of batches, for a progress bar.
 
     Raises ValueError for images outside [0, 1] or not (row, height, width, channel), labels out of
-    range or a class without rows, a k the bank cannot answer, features that are not finite and unknown
-    metrics. Warns where the features of an image depend on its batch, as in training.
+    range or a class without rows, a k the bank cannot answer, features that are not finite and what is
+    no metric. Warns where the features of an image depend on its batch, as in training.
     """
-    on_inputs = features is None and metric != "cosine"  # whose features are directions
-    functions = [_flat] if features is None else features
+    metric = neighbors.named(metric)
+    if isinstance(metric, neighbors.InnerProduct):
+        raise ValueError(
+            f"metric={metric!r} may be negative, and soft votes square it: give a distance"
+        )
+    functions = [flat] if features is None else features
     every = joined(*functions) if isinstance(functions, Sequence) else joined(functions)
-    if not (metric in ("l2", "cosine") or isinstance(metric, neighbors.Subspaces)):
-        raise ValueError(f"metric={metric!r}: use 'l2', 'cosine' or neighbors.Subspaces(2)")
-    if metric == "cosine":
-        every = Partial(_units, every)
+    every = prepared(every, metric)
+    on_inputs = features is None and not isinstance(metric, neighbors.Cosine)
     rows = len(images)
     if rows == 0:
         raise ValueError("the bank is empty: give it at least one image")
@@ -197,8 +184,7 @@ def knn(
             if bad.size:
                 raise ValueError(f"{name}: the features of bank row {bad[0]} are NaN or infinite")
     classes = int(np.asarray(labels).max()) + 1
-    apart = metric if isinstance(metric, neighbors.Subspaces) else L2
-    return KNN(every, banks, images, labels, k, classes, apart, metric == "cosine", on_inputs)
+    return KNN(every, banks, images, labels, k, classes, metric, on_inputs)
 
 
 def shard(model: KNN, mesh: Mesh) -> KNN:
@@ -209,39 +195,6 @@ def shard(model: KNN, mesh: Mesh) -> KNN:
     gives its own rows to `neighbors.shard` instead.
     """
     return dataclasses.replace(model, banks=tuple(neighbors.shard(bank, mesh) for bank in model.banks))
-
-
-def joined(*functions: Features) -> Partial:
-    """One function that gives the taps of all, a tuple."""
-    return Partial(_joined, tuple(f if isinstance(f, Partial) else Partial(f) for f in functions))
-
-
-def embedded(features, images, track):
-    """For each tap the features of all images, computed in batches that `track` is told of."""
-    if isinstance(images, Tracer):
-        return neighbors.in_tiles(features, BATCH)(images)
-    batches = range(0, len(images), BATCH)
-    parts = [_features(features, images[i : i + BATCH]) for i in track(batches)]
-    check_alone(lambda x: _features(features, x), images[:BATCH], parts[0])
-    return tuple(jnp.concatenate(bank) for bank in zip(*parts, strict=True))
-
-
-def _joined(functions, x):
-    found = (function(x) for function in functions)
-    return tuple(tap for taps in found for tap in (taps if isinstance(taps, tuple) else (taps,)))
-
-
-def _flat(x):
-    return x.reshape(len(x), -1)
-
-
-def _units(features, x):
-    return tuple(losses.unit(tap) for tap in features(x))
-
-
-@jax.jit
-def _features(features, x):
-    return features(x)
 
 
 @jax.jit
@@ -269,34 +222,3 @@ def _references(model, x, count):
 
     pairs = zip(model.features(x), model.banks, strict=True)
     return lax.stop_gradient(tuple(rows(query, bank) for query, bank in pairs))
-
-
-@functools.partial(jax.jit, static_argnames="count")
-def _guides(model, x, y, count):
-    queries = model.features(x)
-    near = model.of_every_class(queries[0], model.banks[0], count)
-    found = near.index >= 0
-    mean = jnp.mean(jnp.square(near.distance), -1, where=found)
-    own = jax.nn.one_hot(y, model.classes, dtype=bool)
-    other = jnp.where(own | ~found.any(-1), jnp.inf, mean).argmin(1)
-    pair = jnp.stack([y, other], 1)[..., None]
-    index = jnp.take_along_axis(near.index, pair, 1)
-    there = index >= 0
-    rows = tuple(jnp.where(there[..., None], bank[index], FAR) for bank in model.banks)
-    pairs = zip(queries, model.banks, strict=True)
-    reach = tuple(model.nearest(q, bank, model.k).distance[:, -1] for q, bank in pairs)
-    return lax.stop_gradient(Guides(rows, there, reach))
-
-
-@functools.partial(jax.jit, static_argnames="count")
-def _rivals(model, x, y, count):
-    each = -(-count // 4)
-    near = model.of_every_class(model.first(x), model.banks[0], each)
-    own = jax.nn.one_hot(y, model.classes, dtype=bool)
-    distance = jnp.where(own[..., None], jnp.inf, near.distance)
-    distance, index = (leaf.reshape(len(x), -1) for leaf in (distance, near.index))
-    there = jnp.isfinite(distance).sum(1, keepdims=True)  # with fewer than asked they are repeated
-    place = jnp.arange(count)[None] % jnp.maximum(there, 1)
-    index = jnp.take_along_axis(index, jnp.argsort(distance, 1), 1)
-    images = model.images[jnp.take_along_axis(index, place, 1)]
-    return jnp.where(there.reshape(-1, 1, 1, 1, 1) > 0, images, x[:, None])

@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from knn_jax import neighbors
-from knn_jax.classifiers.check import (
+from knn_jax.classifiers.decision import Decision
+from knn_jax.classifiers.embedding import BATCH, flat
+from knn_jax.classifiers.inputs import (
     Images,
     Labels,
     check_alone,
@@ -18,8 +19,7 @@ from knn_jax.classifiers.check import (
     check_images,
     check_top,
 )
-from knn_jax.classifiers.decision import Decision
-from knn_jax.classifiers.knn import BATCH, KNN, knn
+from knn_jax.classifiers.knn import KNN, knn
 
 
 @jax.tree_util.register_dataclass
@@ -31,14 +31,14 @@ class Network(Decision):
     other classes find them among its `pixels`, if it has any.
     """
 
-    logits: Any  # images -> (batch, class)
+    logits: PyTree  # images -> (batch, class)
     classes: int = dataclasses.field(metadata={"static": True})
     pixels: KNN | None = None  # of the images it was given
     k: int = dataclasses.field(default=1, metadata={"static": True})
     top: int = dataclasses.field(default=1, metadata={"static": True})
 
     @property
-    def images(self) -> Any:
+    def images(self) -> PyTree:
         """(row, height, width, channel); AttributeError where it was given none."""
         if self.pixels is None:
             raise AttributeError("images")
@@ -66,7 +66,7 @@ class Network(Decision):
 
 
 def network(
-    logits: Callable[[Images], Any],
+    logits: Callable[[Images], PyTree],
     x: Images,
     labels: Int[Array, " batch"] | None = None,
     *,
@@ -85,13 +85,9 @@ def network(
         raise ValueError(f"logits of shape {shape}: (batch, class) needed")
     check_top(top, shape[1])
     check_alone(Partial(_applied, logits), jnp.stack([x[0], 1 - x[0]]))
-    pixels = None if labels is None else knn(_flat, x, labels, k=1)
+    pixels = None if labels is None else knn(flat, x, labels, k=1)
     check_classes(pixels.classes if pixels else 0, shape[1])
     return Network(logits, shape[1], pixels, top=top)
-
-
-def _flat(x):
-    return x.reshape(len(x), -1)
 
 
 @jax.jit

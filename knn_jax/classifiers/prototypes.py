@@ -1,15 +1,15 @@
 """A classifier that decides by the nearest of a few prototypes: 1-NN on rows that are no images."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
-from knn_jax.classifiers.check import Images, Labels
+from knn_jax import neighbors
+from knn_jax.classifiers.inputs import Images, Labels
 from knn_jax.classifiers.knn import KNN
 
 
@@ -22,15 +22,15 @@ class Prototypes(KNN):
     classes find them among all `samples`.
     """
 
-    samples: Any = None  # KNN on the features of images
-    given: Any = None  # the class that each of these is given
+    samples: PyTree = None  # KNN on the features of images
+    given: PyTree = None  # the class that each of these is given
 
     def rivals(self, x: Images, y: Labels, count: int) -> Float[Array, "batch count h w c"]:
         """The samples that are given other classes and are nearest in features. (The nearest of those
         that are of other classes are given class y: no start for an attack.)"""
         return dataclasses.replace(self.samples, labels=self.given).rivals(x, y, count)
 
-    def nearest_sample(self, x: Images, y: Labels) -> tuple[Images, Any]:
+    def nearest_sample(self, x: Images, y: Labels) -> tuple[Images, Bool[Array, " batch"]]:
         """Of each image the nearest of those samples of class y that are classified as such, and
         whether there is any; without one the image itself."""
         (bank,) = self.samples.banks
@@ -61,7 +61,7 @@ def prototypes(samples: KNN, rows: Float[Array, "class *count dim"]) -> Prototyp
         )
     if not isinstance(rows, Tracer) and not np.isfinite(np.asarray(rows)).all():
         raise ValueError("prototypes that are NaN or infinite: no image is near them")
-    if samples.unit and not isinstance(rows, Tracer):
+    if isinstance(samples.metric, neighbors.Cosine) and not isinstance(rows, Tracer):
         length = np.linalg.norm(np.asarray(rows), axis=-1)
         if not np.allclose(length, 1, atol=1e-3):
             raise ValueError(

@@ -3,18 +3,19 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from knn_jax import neighbors
-from knn_jax.classifiers.check import Images, Labels, check_alone, check_classes, check_like, check_top
 from knn_jax.classifiers.decision import Decision
-from knn_jax.classifiers.knn import BATCH, FAR, KNN, embedded, joined
+from knn_jax.classifiers.embedding import BATCH, embedded, joined
+from knn_jax.classifiers.guides import FAR
+from knn_jax.classifiers.inputs import Images, Labels, check_alone, check_classes, check_like, check_top
+from knn_jax.classifiers.knn import KNN
 
 References = tuple[Float[Array, "batch class count key"], Float[Array, "batch row dim"]]
 
@@ -28,9 +29,11 @@ class Retrieval(Decision):
     """Classifies features among those of the k rows with the nearest keys. Make it with `retrieval`."""
 
     near: KNN  # of the keys
-    embed: Any  # images -> (batch, dim)
-    answer: Any  # (features (batch, dim), neighbours' (batch, k, dim), nearness (batch, k)) -> logits
-    values: Any  # the rows' features, (row, dim)
+    embed: PyTree  # images -> (batch, dim)
+    answer: (
+        PyTree  # (features (batch, dim), neighbours' (batch, k, dim), nearness (batch, k)) -> logits
+    )
+    values: PyTree  # the rows' features, (row, dim)
     classes: int = dataclasses.field(metadata={"static": True})
     top: int = dataclasses.field(default=1, metadata={"static": True})
 
@@ -40,12 +43,12 @@ class Retrieval(Decision):
         return self.near.k
 
     @property
-    def images(self) -> Any:
+    def images(self) -> PyTree:
         """Of the rows."""
         return self.near.images
 
     @property
-    def labels(self) -> Any:
+    def labels(self) -> PyTree:
         """Of the rows."""
         return self.near.labels
 
@@ -123,8 +126,8 @@ class Held:
 
 def retrieval(
     near: KNN,
-    embed: Callable[[Images], Any],
-    answer: Callable[..., Any],
+    embed: Callable[[Images], PyTree],
+    answer: Callable[..., PyTree],
     track: Callable[[range], Iterable[int]] = iter,
     *,
     top: int = 1,

@@ -1,44 +1,64 @@
 """Adversarial training of any representation, on perturbed images only (Madry et al. 2018)."""
 
+import abc
+import dataclasses
+from dataclasses import KW_ONLY
+
 import jax
 import jax.numpy as jnp
 
-from knn_jax import balls
+from knn_jax import values
 from knn_jax.defenses.defense import Defense
-from knn_jax.defenses.generators import ascend
+from knn_jax.nets import Module
+from knn_jax.training import Adversary, Objective
 
 
-def adversarial(
-    defense: Defense, norm: balls.Norm, eps: float, *, steps: int, step_size: float
-) -> Defense:
-    """The defense's loss on images perturbed by `steps` gradient ascents of that loss.
+@values.value
+class Perturbable(Defense):
+    """A defense whose images an adversary may perturb."""
 
-    Starts are uniform in the ball, or for L2 normal with deviation `step_size` in each pixel, as in
-    paper 1's code; with eps = 0 the steps are not projected, as there. A pixel is clipped to [0, 1]
-    after each step. The ascents use running statistics and leave them as they are (in paper 1's code
-    each moved them); those of the batch are taken once, of the perturbed images. An example that only
-    fills the batch has no part in what is ascended, which for some losses depends on all of a batch.
+    _: KW_ONLY
+    adversary: Adversary | None = None
+    """Adversary that perturbs the training images to raise their loss; None: they stay as they are."""
+
+    @abc.abstractmethod
+    def unperturbed(self, module: Module) -> Objective:
+        """What the module is trained for, on the images that it is given."""
+
+    def objective(self, module: Module) -> Objective:
+        """The same on perturbed images, if there is an adversary."""
+        found = self.unperturbed(module)
+        return found if self.adversary is None else adversarial(found, self.adversary)
+
+    def plain(self) -> Defense:
+        """The same on images as they are."""
+        return dataclasses.replace(self, adversary=None)
+
+
+def adversarial(objective: Objective, adversary: Adversary) -> Objective:
+    """The objective's loss on images that the adversary perturbs to raise that loss.
+
+    The ascents use running statistics and leave them as they are (in the code of Sitawarin & Wagner
+    2019 each moved them); those of the batch are taken once, of the perturbed images. An example that
+    only fills the batch has no part in what is ascended, which for some losses depends on all of a
+    batch.
     """
-    ball = balls.ball(norm, eps or jnp.inf)
 
     def perturbed(variables, key, batch):
         start, noise = jax.random.split(key)
-        shape = batch.clean.shape
-        delta = (
-            step_size * jax.random.normal(start, shape) if norm == "l2" else ball.sample(start, shape)
-        )
+        delta = adversary.start(start, batch.clean.shape)
 
         def total(x):
-            return jnp.where(batch.there, defense.loss(variables, noise, batch._replace(x=x)), 0.0)
+            return jnp.where(batch.mask, objective.loss(variables, noise, batch._replace(x=x)), 0.0)
 
-        return ascend(total, batch.clean, batch.clean + delta, ball, steps, step_size)
+        return adversary.ascend(total, batch.clean, batch.clean + delta)
 
     def on_perturbed(function):
         def found(variables, key, batch):
-            attack, own = jax.random.split(key)
-            return function(variables, own, batch._replace(x=perturbed(variables, attack, batch)))
+            attack, inner = jax.random.split(key)
+            return function(variables, inner, batch._replace(x=perturbed(variables, attack, batch)))
 
         return found
 
-    learn = on_perturbed(defense.learn) if defense.learn else None
-    return defense._replace(loss=on_perturbed(defense.loss), learn=learn)
+    train_loss = on_perturbed(objective.train_loss) if objective.train_loss else None
+    return objective._replace(loss=on_perturbed(objective.loss), train_loss=train_loss)

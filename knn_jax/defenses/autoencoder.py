@@ -1,36 +1,56 @@
-"""Paper 1's unsupervised representations: the encoders of autoencoders."""
+"""Unsupervised representations: the encoders of autoencoders."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from knn_jax.defenses.defense import Defense
+from knn_jax import nets, values
+from knn_jax.defenses.adversarial import Perturbable
+from knn_jax.nets import Module
+from knn_jax.training import Objective
 
 
-def autoencoder(net: Any) -> Defense:
-    """|net(x) - x|^2 summed over pixels; for a perturbed image the target is the clean one."""
+@values.value
+class Autoencoder(Perturbable):
+    """The squared error of the restored image; for a perturbed image the target is the clean one."""
 
-    def loss(variables, key, batch):
-        del key
-        found, _ = net.apply(variables, batch.x)
-        return jnp.sum(jnp.square(found - batch.clean.reshape(found.shape)), 1)
+    classifies = False
+    only = nets.Autoencoder
+    cites = "Sitawarin & Wagner 2019, arXiv:1906.09525, section 4.1"
 
-    return Defense(net.init, loss, None)
+    def unperturbed(self, module: Module) -> Objective:
+        """|net(x) - x|^2, summed over pixels."""
+
+        def loss(variables, key, batch):
+            del key
+            found, _ = module.apply(variables, batch.x)
+            return jnp.sum(jnp.square(found - batch.clean.reshape(found.shape)), 1)
+
+        return Objective(module.init, loss, None)
 
 
-def vae(net: Any) -> Defense:
-    """Evidence lower bound with Bernoulli pixels, in bits a pixel (Kingma & Welling 2014)."""
+@values.value
+class VAE(Perturbable):
+    """The evidence lower bound with Bernoulli pixels, in bits a pixel."""
 
-    def loss(variables, key, batch):
-        noise = jax.random.normal(key, (len(batch.x), net.latent))
-        logits, taps = net.apply(variables, batch.x, noise=noise)
-        target = batch.clean.reshape(logits.shape)
-        error = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, target), 1)
-        mean, logvar = taps["mean"], taps["logvar"]
-        divergence = -jnp.sum(1 + logvar - jnp.square(mean) - jnp.exp(logvar), 1) / 2
-        return (error + divergence) / (logits.shape[1] * math.log(2))
+    classifies = False
+    only = nets.VAE
+    cites = "Kingma & Welling 2014, arXiv:1312.6114; Sitawarin & Wagner 2019, arXiv:1906.09525"
 
-    return Defense(net.init, loss, None)
+    def unperturbed(self, module: Module) -> Objective:
+        """Minus the bound."""
+        assert isinstance(self.net, nets.VAE)
+        latent = self.net.latent
+
+        def loss(variables, key, batch):
+            noise = jax.random.normal(key, (len(batch.x), latent))
+            logits, taps = module.apply(variables, batch.x, noise=noise)
+            target = batch.clean.reshape(logits.shape)
+            error = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, target), 1)
+            mean, logvar = taps["mean"], taps["logvar"]
+            divergence = -jnp.sum(1 + logvar - jnp.square(mean) - jnp.exp(logvar), 1) / 2
+            return (error + divergence) / (logits.shape[1] * math.log(2))
+
+        return Objective(module.init, loss, None)

@@ -1,67 +1,118 @@
-"""What training needs to know of a representation."""
+"""What a defense is: a network and what it is trained for, as a value.
 
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+A new defense is one file: a class decorated by `values.value`, its knobs as fields, and `objective`, or
+`unperturbed` where an adversary may perturb its images (`adversarial.Perturbable`). Checks that need no
+data belong in `__post_init__`, all others in `check`.
+"""
 
-from jaxtyping import Array, Bool, Float, Int
+import abc
+import dataclasses
+from dataclasses import KW_ONLY
+from pathlib import Path
+from typing import ClassVar
 
-from knn_jax import data
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
 
-STATISTICS = "batch_stats"  # the variables that are not parameters, in flax's word
-
-
-class Others(NamedTuple):
-    """Images besides those of a batch, with their labels: `count` of each class, or for each image."""
-
-    x: Float[Array, "group count height width channel"]
-    y: Int[Array, "group count"]
-
-
-class Batch(NamedTuple):
-    """Training examples: what the network sees, the images without perturbation, and labels.
-
-    The last batch of an epoch is filled up with others that are not `there`; their loss is ignored.
-    `others` are the images that each step is given besides, if any; `step` is its number.
-    """
-
-    x: Float[Array, "batch height width channel"]
-    clean: Float[Array, "batch height width channel"]
-    y: Int[Array, " batch"]
-    there: Bool[Array, " batch"]
-    others: Others | None = None
-    step: Int[Array, ""] | None = None
+from knn_jax import mesh, nets, training, values
+from knn_jax.data import Dataset
+from knn_jax.nets import Module, Net
+from knn_jax.training import Objective, Optim, ReferenceRows
 
 
-class Defense(NamedTuple):
-    """A way to train a representation, as pure functions of its variables.
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network's module with its variables."""
 
-    init      (key, images) -> variables
-    loss      (variables, key, Batch) -> (batch,), with running statistics where the net has any
-    logits    (variables, images) -> (batch, class), or None where it learns no classes
-    learn     (variables, key, Batch) -> ((batch,), statistics): the loss of a step of training, with
-              the statistics of the batch, and the running ones after it as {STATISTICS: ...}, or {}.
-              None: the loss above, for nets that have none.
-    examples  a training split -> the images that training gives init; None: the first two
-    """
-
-    init: Callable[..., Any]
-    loss: Callable[..., Any]
-    logits: Callable[..., Any] | None
-    learn: Callable[..., Any] | None = None
-    examples: Callable[[data.Split], Any] | None = None
+    net: Module
+    variables: PyTree
 
 
-def by_output(net: Any, loss: Callable[..., Any]) -> Defense:
-    """Training by a loss of the net's output: (variables, (logits, taps), Batch) -> (batch,)."""
+@values.value
+class Defense(abc.ABC):
+    """A way to train a network."""
 
-    def running(variables, key, batch):
-        del key
-        return loss(variables, net.apply(variables, batch.x), batch)
+    net: Net
+    """Network that is trained."""
+    _: KW_ONLY
+    weights: str = ""
+    """An .npz of PyTorch weights, used instead of training; empty: none."""
 
-    def learn(variables, key, batch):
-        apply = functools.partial(net.apply, mutable=[STATISTICS], rngs={"dropout": key})
-        output, statistics = apply(variables, batch.x, batch.there)
-        return loss(variables, output, batch), statistics
+    classifies: ClassVar[bool] = True
+    """Whether the network's outputs are logits of the data's classes."""
+    one_image: ClassVar[bool] = False
+    """Whether its loss is of one image and its class, so that an attack can follow it (`LossPGD`)."""
+    only: ClassVar[type[Net] | None] = None
+    """The networks that it trains; None: all that classify."""
+    cites: ClassVar[str]
+    """Its source: authors, year, arXiv number or title."""
 
-    return Defense(net.init, running, lambda variables, x: net.apply(variables, x)[0], learn)
+    def __post_init__(self):
+        self.check_net()
+
+    def check_net(self) -> None:
+        """Raises ValueError for a network that it does not train."""
+        name = f"{type(self).__name__} trains no {type(self.net).__name__}"
+        if self.only is None and not self.net.classifies:
+            raise ValueError(f"{name}: give a network whose output is a logit for each class")
+        if self.only is not None and not isinstance(self.net, self.only):
+            raise ValueError(f"{name}: give nets.{self.only.__name__}")
+
+    def module(self, classes: int) -> Module:
+        """The network's module for data of so many classes."""
+        return self.net.build(classes)
+
+    def data(self, dataset: Dataset) -> Dataset:
+        """What is trained on; by default the data as they are."""
+        return dataset
+
+    @abc.abstractmethod
+    def objective(self, module: Module) -> Objective:
+        """What the module is trained for."""
+
+    def named_layers(self) -> tuple[str, ...]:
+        """The layers of its network that its knobs name."""
+        return ()
+
+    def reference_rows(self, dataset: Dataset) -> ReferenceRows | None:
+        """Images that each batch is given besides its own; by default none."""
+        return None
+
+    def check(self, dataset: Dataset, optim: Optim) -> None:
+        """Raises ValueError, before any long work, for layers that the network lacks, weights that do
+        not fit, and whatever else cannot be trained on these data so."""
+        dataset = self.data(dataset)
+        module, shape = self.module(dataset.classes), (1, *dataset.train.images.shape[1:])
+        check_layers(self.net, self.named_layers(), dataset)
+        if self.weights:
+            nets.load_weights(self.weights, module, shape)
+        training.check(optim, self.objective(module))
+
+    def fit(self, dataset: Dataset, optim: Optim, folder: Path) -> Trained:
+        """The network with its weights, or trained from the latest checkpoint in the folder on."""
+        dataset = self.data(dataset)
+        module = self.module(dataset.classes)
+        if self.weights:
+            shape = (1, *dataset.train.images.shape[1:])
+            return Trained(module, nets.load_weights(self.weights, module, shape))
+        devices, beside = mesh.make(jax.local_devices()), self.reference_rows(dataset)
+        objective = self.objective(module)
+        return Trained(module, training.train(objective, dataset, optim, folder, devices, beside))
+
+    def summary(self, trained: Trained) -> dict[str, float]:
+        """What a report tells of the trained network, by name; by default nothing."""
+        del trained
+        return {}
+
+    def plain(self) -> "Defense":
+        """The same on images as they are, without an adversary or noise."""
+        return self
+
+
+def check_layers(net: Net, layers: tuple[str, ...], dataset: Dataset) -> None:
+    """Raises ValueError for layers that the network lacks, and for images that it cannot take."""
+    module, shape = net.build(dataset.classes), (1, *dataset.train.images.shape[1:])
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), image)
+    nets.features(module, variables, layers, shape)

@@ -1,26 +1,39 @@
-"""Paper 1's certifiable representation: an autoencoder with classes kept apart in its bottleneck."""
-
-from typing import Any
+"""A certifiable representation: an autoencoder with classes kept apart in its bottleneck."""
 
 import jax.numpy as jnp
 
-from knn_jax import losses
-from knn_jax.defenses.defense import Defense
+from knn_jax import losses, nets, values
+from knn_jax.defenses.adversarial import Perturbable
+from knn_jax.nets import Module
+from knn_jax.training import Objective
 
 
-def lipschitz(net: Any, weight: float, apart: float) -> Defense:
-    """|net(x) - x|^2 + weight (own - min(rival, apart)), of squared distances between bottlenecks.
+@values.value
+class LipschitzAutoencoder(Perturbable):
+    """The squared error of the restored image, and the classes parted in a 1-Lipschitz bottleneck."""
 
-    To the nearest example of the same class in the batch and of another (paper 1, section 6.1). The
-    paper's formula has only the rival, with weight 1; its authors' code pulls by the own class too,
-    and without that accuracy stays that of pixels.
-    """
+    weight: float = 1.0
+    """Weight of the loss that parts the classes beside the squared error of the restored image."""
+    apart: float = 4.0
+    """Squared distance from which on classes are not parted further."""
 
-    def loss(variables, key, batch):
-        del key
-        found, taps = net.apply(variables, batch.x)
-        error = jnp.sum(jnp.square(found - batch.clean.reshape(found.shape)), 1)
-        own, rival = losses.nearest(taps["bottleneck"], batch.y, batch.there)
-        return error + weight * (own - jnp.minimum(rival, apart))
+    classifies = False
+    only = nets.LipschitzAutoencoder
+    cites = "Sitawarin & Wagner 2019, arXiv:1906.09525, section 6.1"
 
-    return Defense(net.init, loss, None)
+    def unperturbed(self, module: Module) -> Objective:
+        """|net(x) - x|^2 + weight (same - min(other, apart)), of squared distances between bottlenecks.
+
+        To the nearest example of the same class in the batch and of another. The formula of Sitawarin &
+        Wagner 2019 has only the other, with weight 1; their code pulls by the same class too, and
+        without that accuracy stays that of pixels.
+        """
+
+        def loss(variables, key, batch):
+            del key
+            found, taps = module.apply(variables, batch.x)
+            error = jnp.sum(jnp.square(found - batch.clean.reshape(found.shape)), 1)
+            same, other = losses.nearest(taps["bottleneck"], batch.y, batch.mask)
+            return error + self.weight * (same - jnp.minimum(other, self.apart))
+
+        return Objective(module.init, loss, None)

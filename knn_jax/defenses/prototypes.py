@@ -1,38 +1,65 @@
-"""Paper 5's defense, prototypes fixed far apart, and prototypes trained for a certified radius."""
+"""Prototypes that are trained for the certified radius of images around them."""
 
-from typing import Any
+from typing import cast
 
 import jax.numpy as jnp
 
-from knn_jax import data, losses
-from knn_jax.defenses.defense import Defense, by_output
+from knn_jax import data, losses, nets, values
+from knn_jax.defenses.adversarial import Perturbable
+from knn_jax.nets import Module, PrototypesModule
+from knn_jax.training import Objective, by_output
 
 OWN, OTHER = 8, 64  # nearest prototypes of the class and of the others that a step compares
 
 
-def repulsive(net: Any) -> Defense:
-    """The distance of an image's point from the prototype of its class (paper 5, eq. 6)."""
+@values.value
+class Prototypes(Perturbable):
+    """By how much the certified radius of an image falls short, the prototypes being trained."""
 
-    def loss(variables, output, batch):
-        own = net.rows(variables)[batch.y, 0]
-        return losses.to_prototype(output[1]["points"], own, net.distance)
+    layer: str | None = None
+    """Layer that the prototypes lie in; None: the output, which is for pixels."""
+    count: int = 100
+    """Prototypes of each class, which begin as the first training images of the class."""
+    radius: float = 2.5
+    """Certified radius, in L2 of the features, above which no more is asked."""
 
-    return by_output(net, loss)
+    cites = "Voracek & Hein 2022, Provably Adversarially Robust Nearest Prototype Classifiers"
 
+    def __post_init__(self):
+        super().__post_init__()
+        values.at_least(1, count=self.count)
+        values.above(0, radius=self.radius)
+        if self.layer is None and not isinstance(self.net, nets.Pixels):
+            raise ValueError("layer=None: name the layer that prototypes lie in")
 
-def prototypes(net: Any, radius: float) -> Defense:
-    """By how much the certified radius of an image falls short of `radius`, the prototypes being
-    trained: certified nearest prototypes (Voracek & Hein 2022), on any features.
+    def check_net(self) -> None:
+        """Raises ValueError for a network that it does not train."""
+        known = isinstance(self.net, nets.Pixels | nets.LipschitzAutoencoder)
+        if self.net.batch_norm or not (known or self.net.classifies):
+            raise ValueError(
+                f"Prototypes trains no {type(self.net).__name__}: give nets.Pixels, "
+                "nets.LipschitzAutoencoder, or a network that classifies without batch normalisation"
+            )
 
-    They begin as training images, the first of each class.
-    """
+    def named_layers(self) -> tuple[str, ...]:
+        """The one that they lie in."""
+        return () if self.layer is None else (self.layer,)
 
-    def loss(variables, output, batch):
-        points, rows = output[1]["points"], net.rows(variables)
-        certified = losses.prototype_radius(points, rows, batch.y, own=OWN, other=OTHER)
-        return jnp.maximum(radius - certified, 0.0)
+    def module(self, classes: int) -> Module:
+        """The network with prototypes of each class."""
+        body = self.net.build(classes)
+        return PrototypesModule(body, classes, count=self.count, layer=self.layer)
 
-    def examples(split: data.Split):
-        return data.first_of_each(split, net.count)
+    def unperturbed(self, module: Module) -> Objective:
+        """The loss of certified nearest prototypes, on any features."""
+        prototypes = cast(PrototypesModule, module)
 
-    return by_output(net, loss)._replace(examples=examples)
+        def loss(variables, output, batch):
+            points, rows = output[1]["points"], prototypes.rows(variables)
+            certified = losses.prototype_radius(points, rows, batch.y, own=OWN, other=OTHER)
+            return jnp.maximum(self.radius - certified, 0.0)
+
+        def examples(split: data.Split):
+            return data.first_of_each(split, self.count)
+
+        return by_output(module, loss)._replace(examples=examples)

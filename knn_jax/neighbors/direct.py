@@ -4,8 +4,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from knn_jax.neighbors import tiles
-from knn_jax.neighbors.answer import Neighbors, ordered
-from knn_jax.neighbors.selection import top_k
+from knn_jax.neighbors.metric import BoundedMetric
+from knn_jax.neighbors.result import Neighbors, ordered
+from knn_jax.neighbors.top_k import top_k
 
 
 def measure(query, index, bank, plan):
@@ -60,6 +61,12 @@ def measure_all(query, eligible, bank, plan):
 
 def _distances(metric, pairs, dim):
     """Distances of `pairs()`, which is asked again where squares leave the range of the type."""
+    if not isinstance(metric, BoundedMetric):
+        query, rows = pairs()
+        found = metric.distance(query, rows).astype(query.dtype)
+        found = jnp.where(found == 0, 0.0, found)  # not -0, which sorts before 0
+        # A metric of one's own may find a number for a row that is none.
+        return jnp.where(jnp.isfinite(rows).all(-1), found, jnp.inf)
     found = metric.quick(*pairs())
     stray = metric.strays(found, dim).any()
     return lax.cond(stray, lambda: metric.distance(*pairs()), lambda: found)

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from knn_jax.neighbors import metrics
-from knn_jax.neighbors.nearest import search
+from knn_jax.neighbors.distances import Name
+from knn_jax.neighbors.metric import Metric
+from knn_jax.neighbors.precision import Coarse
+from knn_jax.neighbors.search import search
 
 SAMPLE = 2**16, 128  # rows and queries that are timed
 
@@ -32,8 +34,8 @@ def estimate(
     k: int,
     *,
     dtype=jnp.float32,
-    metric: metrics.Metric | metrics.Name = "l2",
-    coarse: metrics.Coarse | None = None,
+    metric: Metric | Name = "l2",
+    coarse: Coarse | None = None,
 ) -> Estimate:
     """Of `search` for so many queries in a bank of that shape and type.
 

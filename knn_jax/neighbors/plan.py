@@ -1,20 +1,21 @@
 """What a search is, once its program is traced."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import dtypes, lax
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, PyTree
 
-from knn_jax.neighbors import metrics, tiles
+from knn_jax.neighbors import tiles
+from knn_jax.neighbors.metric import Metric, Mode
 
 
 class Plan(NamedTuple):
     """What is known when the program is traced."""
 
     k: int
-    metric: metrics.Metric
-    mode: metrics.Mode
+    metric: Metric
+    mode: Mode
     groups: int
 
     @property
@@ -59,7 +60,7 @@ class Eligible(NamedTuple):
         return mask
 
 
-def floating(*arrays: Any):
+def floating(*arrays: PyTree):
     """The type of distances: float64 if JAX holds any of the arrays so, else float32."""
     wide = any(dtypes.canonicalize_dtype(array.dtype) == jnp.float64 for array in arrays)
     return jnp.dtype(jnp.float64 if wide else jnp.float32)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +9,11 @@ import numpy as np
 from jax import dtypes, lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, Num
+from jaxtyping import Array, Int, Num, PyTree
 
 from knn_jax.mesh import QUERIES, ROWS, whole
-from knn_jax.neighbors.answer import Neighbors, ordered
 from knn_jax.neighbors.plan import Eligible
+from knn_jax.neighbors.result import Neighbors, ordered
 
 
 @jax.tree_util.register_dataclass
@@ -22,9 +21,9 @@ from knn_jax.neighbors.plan import Eligible
 class Sharded:
     """Rows over the `rows` axis of a mesh, padded to equal parts. Make it with `shard`."""
 
-    rows: Any  # (padded row, dim)
-    index: Any  # (padded row,) number of each row, -1 for padding
-    labels: Any  # (padded row,) or None
+    rows: PyTree  # (padded row, dim)
+    index: PyTree  # (padded row,) number of each row, -1 for padding
+    labels: PyTree  # (padded row,) or None
     count: int = dataclasses.field(metadata={"static": True})
     mesh: Mesh = dataclasses.field(metadata={"static": True})
     firsts: tuple[int, ...] = dataclasses.field(metadata={"static": True})  # each process's first row
@@ -102,7 +101,7 @@ def check_rows(count: int) -> None:
         raise ValueError(f"a bank of {count} rows: indices are of 32 bits, so give 2^31 - 1 at most")
 
 
-def check_held(name: str, array: Any) -> None:
+def check_held(name: str, array: object) -> None:
     """Raises ValueError for integers that would wrap, since JAX holds those of 64 bits in 32."""
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu" or not array.size:
         return

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from knn_jax.neighbors import tiles
-from knn_jax.neighbors.answer import Neighbors
 from knn_jax.neighbors.bounds import summarise
 from knn_jax.neighbors.direct import measure, measure_all
 from knn_jax.neighbors.plan import by_parts
-from knn_jax.neighbors.selection import select, slots
+from knn_jax.neighbors.result import Neighbors
+from knn_jax.neighbors.top_k import select, slots
 
 TOGETHER = 64  # queries at least that are scored together
 

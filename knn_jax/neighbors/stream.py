@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
-from knn_jax.neighbors import metrics
-from knn_jax.neighbors.answer import Neighbors, merge
-from knn_jax.neighbors.nearest import check, search_part
+from knn_jax.neighbors.distances import Name, named
+from knn_jax.neighbors.metric import Metric
 from knn_jax.neighbors.plan import Eligible
+from knn_jax.neighbors.precision import Coarse, check_coarse
+from knn_jax.neighbors.result import Neighbors, merge
+from knn_jax.neighbors.search import check, search_part
 
 PIECE = 2**28  # bytes of the bank on the device at once, and as many on the way
 
@@ -23,8 +25,8 @@ def stream(
     bank: Num[np.ndarray, "row dim"],
     k: int,
     *,
-    metric: metrics.Metric | metrics.Name = "l2",
-    coarse: metrics.Coarse | None = None,
+    metric: Metric | Name = "l2",
+    coarse: Coarse | None = None,
     labels: Int[np.ndarray, " row"] | None = None,
     only: Int[Array, "query *group"] | None = None,
     without: Int[Array, " query"] | None = None,
@@ -33,14 +35,14 @@ def stream(
 ) -> Neighbors:
     """`search` of a bank in host memory or in a memory-mapped file, with the same result.
 
-    The device holds two pieces of `rows` rows (256 MB of them unless told) and O(query x k) beside
+    The device holds two pieces of `rows` rows (256 MB of them by default) and O(query x k) beside
     them; the next piece is sent while one is searched. `track` wraps the range of pieces, for a
     progress bar.
 
     Raises ValueError as `search` does, and if the file of a memory map changes meanwhile.
     """
-    metric = metrics.named(metric) if isinstance(metric, str) else metric
-    metrics.check(coarse)
+    metric = named(metric)
+    check_coarse(coarse)
     check(query, bank, k, metric, labels, only, without)
     count, dim = bank.shape
     if rows is not None and rows < 1:

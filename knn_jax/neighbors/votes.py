@@ -50,21 +50,22 @@ def ranks(
     k: int,
     temperature: float | Float[Array, ""],
 ) -> Float[Array, "query class"]:
-    """By how little each class misses taking the vote from class y, over all taps; 0 for y itself.
+    """How close each class is to taking the vote from class y, over all layers; 0 for y itself.
 
-    `squared` holds each tap's squared distances to the nearest rows of every class, of which k vote. A
-    class takes a tap's j-th vote from y where its j-th row is nearer than the row of y that this
-    displaces, the j-th from the end of k. It needs half of all votes, wherever they are nearest to be
-    had, and of an odd number the last may go to any other class: it misses by the largest gap among
-    these, in units of its tap's k-th squared distance. So its score is above that of y where the hard
-    vote is lost: just there for two classes, and for k up to 3 in one tap; with more, rows of third
-    classes may stand between. Rows that a class lacks for half of the votes stand behind its last, for
-    fewer may do. That is at temperature 0; above it the gaps share by a softmax.
+    `squared` holds, for each layer, the squared distances to the nearest rows of every class, of which
+    k vote. A class takes the j-th vote of a layer from y if its j-th row is nearer than the row of y
+    that this displaces, which is the j-th from the end of the k. It needs half of all votes, in
+    whichever layers their gaps are smallest, and if the number of votes is odd, the last may go to any
+    other class. It misses by the largest gap among these votes, in units of the k-th squared distance
+    of the layer. So its score is above that of y where the hard vote is lost: exactly there
+    for two classes, and for k up to 3 in one layer; otherwise rows of third classes may stand between.
+    Rows that a class lacks for half of the votes are put behind its last, because fewer may do. All
+    that holds at temperature 0; above it the gaps are combined by a softmax.
 
-    (The regions of Yang et al. 2020, "Robustness for non-parametric classification", of which they take
-    a few and solve each; here they are the nearest at the image as it is. Soft votes saturate where
-    ranks do not: for 5-NN on pixels of MNIST `minimum_norm` by soft votes leaves norms larger by a
-    tenth, on trained layers by up to 4%.)
+    These are the regions of Yang et al. 2020, "Robustness for non-parametric classification", who solve
+    for a few of them; here they are those nearest to the image as it is. Soft votes saturate where
+    ranks do not: for 5-NN on pixels of MNIST `minimum_norm` by soft votes finds norms larger by
+    10%, and on trained layers by up to 4%.
     """
     needed = -(-len(squared) * k // 2)
     taps = [_ordered(rows, y, k) for rows in squared]

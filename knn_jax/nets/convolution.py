@@ -1,13 +1,13 @@
 """Convolution and pooling that are fast on a CPU too, and so are their gradients."""
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 
 class Conv(nn.Module):
@@ -22,7 +22,7 @@ class Conv(nn.Module):
     padding: int = 0
     kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
     use_bias: bool = True
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x):

@@ -1,21 +1,52 @@
 """An autoencoder whose encoder cannot move two images further apart than they are."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
-from knn_jax.nets.trunk import linear
+from knn_jax import values
+from knn_jax.nets.linear import linear
+from knn_jax.nets.net import Net
 
-STAGES = {
-    "mnist": ((32, 4), (64, 2), (128, 2)),
-    "digits": ((16, 2), (32, 2)),
-}  # channels, size of patches
+Stages = tuple[tuple[int, int], ...]
 
 
-class LipschitzAutoencoder(nn.Module):
-    """`(x, train) -> (reconstruction (batch, pixels), taps)`; taps are relu1, ... and bottleneck.
+@values.value
+class LipschitzAutoencoder(Net):
+    """An autoencoder whose encoder is 1-Lipschitz in L2: it moves no two images further apart."""
+
+    stages: Stages
+    """Channels, and side of the patches in pixels, of each stage of the encoder."""
+    bottleneck: int = 128
+    """Numbers in the code."""
+    hidden: int = 400
+    """Numbers in the hidden layer of the decoder."""
+    sweeps: int = 12
+    """Sweeps that bring each matrix of norm 1 at most near to an isometry; 0: none."""
+
+    classifies = False
+
+    def __post_init__(self):
+        values.at_least(0, sweeps=self.sweeps)
+
+    def build(self, classes: int) -> "LipschitzAutoencoderModule":
+        """The module."""
+        return LipschitzAutoencoderModule(self.stages, self.bottleneck, self.hidden, self.sweeps)
+
+
+def mnist_lipschitz_autoencoder() -> LipschitzAutoencoder:
+    """For MNIST: bottleneck and relu1 take the place of the layers of Sitawarin & Wagner 2019, 6.1."""
+    return LipschitzAutoencoder(((32, 4), (64, 2), (128, 2)))
+
+
+def digits_lipschitz_autoencoder() -> LipschitzAutoencoder:
+    """A small one for images of 8x8."""
+    return LipschitzAutoencoder(((16, 2), (32, 2)))
+
+
+class LipschitzAutoencoderModule(nn.Module):
+    """`(x, train) -> (reconstruction (batch, pixels), layers)`; layers are relu1, ... and bottleneck.
 
     Each stage (channels, size) cuts the image into patches of `size` pixels a side, maps each by one
     matrix of norm 1 at most, and parts every number into its positive and its negative half, which
@@ -23,10 +54,10 @@ class LipschitzAutoencoder(nn.Module):
     matrix, the decoder is free. `sweeps` brings the matrices near to isometries, see `contracting`.
     """
 
-    stages: tuple[tuple[int, int], ...]
-    bottleneck: int = 128
-    hidden: int = 400
-    sweeps: int = 12
+    stages: Stages
+    bottleneck: int
+    hidden: int
+    sweeps: int
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -41,8 +72,8 @@ class LipschitzAutoencoder(nn.Module):
         back = nn.relu(linear(taps["bottleneck"], self.hidden, "decoder_hidden"))
         return linear(back, pixels, "decoder"), taps
 
-    def lipschitz(self, variables: Any, layer: str) -> float:
-        """An upper bound of the L2 Lipschitz constant from image to tap: 1, but for rounding."""
+    def lipschitz(self, variables: PyTree, layer: str) -> float:
+        """An upper bound of the L2 Lipschitz constant from image to layer: 1, but for rounding."""
         product = 1.0
         for number in range(1, len(self.stages) + 1):
             product *= _norm(variables["params"][f"stage{number}"], self.sweeps)

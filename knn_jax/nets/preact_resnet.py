@@ -1,35 +1,55 @@
-"""Pre-activation residual networks with a tap after every stage (He et al. 2016)."""
-
-from typing import Any
+"""Pre-activation residual networks with a layer for every stage (He et al. 2016)."""
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
-from knn_jax.nets.normalised import blocks, convolution, normalise, scale
-from knn_jax.nets.trunk import linear, spectral
+from knn_jax import values
+from knn_jax.nets.batch_norm import blocks, convolution, normalise, scale
+from knn_jax.nets.linear import linear, spectral
+from knn_jax.nets.net import Net
 
-# Of each size: (blocks, channels) of the stages, mean and deviation of the channels of its images. The
-# first is what paper 1 calls ResNet-20: 20 convolutions, three of them shortcuts.
-SIZES = {
-    "cifar10": (
-        ((2, 64), (2, 128), (2, 256), (2, 512)),
-        (0.4914, 0.4822, 0.4465),
-        (0.2023, 0.1994, 0.2010),
-    ),
-    "digits": (((1, 8), (1, 16)), (0.305,), (0.376,)),
-}
+Stages = tuple[tuple[int, int], ...]
 
 
-class PreActResNet(nn.Module):
-    """`(x, train) -> (logits, taps)`; taps are layer1, layer2, ..., flattened before the pooling.
+@values.value
+class PreActResNet(Net):
+    """A pre-activation residual network, of pixels that are first normalised by channel."""
 
-    `stages` holds (blocks, channels) of each stage; those after the first halve the image. Pixels are
-    first normalised by `mean` and `std`. `train` is False for running statistics; True, or a mask
-    (batch,) of the examples that count, for those of the batch, which then move the running ones by
-    a tenth (the variance as that of the batch, where PyTorch takes n / (n - 1) of it).
+    stages: Stages
+    """Blocks and channels of each stage; those after the first halve the image."""
+    mean: tuple[float, ...]
+    """Mean of each channel of the images, which is subtracted."""
+    std: tuple[float, ...]
+    """Deviation of each channel of the images, by which they are divided."""
+
+    batch_norm = True
+
+    def build(self, classes: int) -> "PreActResNetModule":
+        """The module."""
+        return PreActResNetModule(self.stages, classes, self.mean, self.std)
+
+
+def cifar10_preact_resnet() -> PreActResNet:
+    """What Sitawarin & Wagner 2019 call ResNet-20: 20 convolutions, three of them shortcuts."""
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    return PreActResNet(((2, 64), (2, 128), (2, 256), (2, 512)), mean, std)
+
+
+def digits_preact_resnet() -> PreActResNet:
+    """A small one, with the mean and deviation of the digits."""
+    return PreActResNet(((1, 8), (1, 16)), (0.305,), (0.376,))
+
+
+class PreActResNetModule(nn.Module):
+    """`(x, train) -> (logits, layers)`; layers are layer1, layer2, ..., flattened before the pooling.
+
+    `train` is False for running statistics; True, or a mask (batch,) of the examples that count, for
+    those of the batch, which then move the running ones by a tenth (the variance as that of the batch,
+    where PyTorch takes n / (n - 1) of it).
     """
 
-    stages: tuple[tuple[int, int], ...]
+    stages: Stages
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -43,8 +63,8 @@ class PreActResNet(nn.Module):
             taps[tap] = x.reshape(len(x), -1)  # the last of a stage stays
         return linear(x.mean((1, 2)), self.classes, "fc"), taps
 
-    def lipschitz(self, variables: Any, layer: str) -> float:
-        """An upper bound of the L2 Lipschitz constant from image to tap or fc, with running statistics.
+    def lipschitz(self, variables: PyTree, layer: str) -> float:
+        """An upper bound of the L2 Lipschitz constant from image to layer or fc, by running statistics.
 
         Norms of the layers multiplied, added where paths join: sound, and too large to be of use.
         """

@@ -1,41 +1,72 @@
-"""Residual networks: paper 4's for images of 128x128, paper 5's for 32x32 (He et al. 2016)."""
-
-from typing import Any
+"""Residual networks for images of 128x128 and of 32x32 (He et al. 2016)."""
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import PyTree
 
+from knn_jax import values
+from knn_jax.nets.batch_norm import blocks, convolution, normalise, scale
 from knn_jax.nets.convolution import max_pool
-from knn_jax.nets.normalised import blocks, convolution, normalise, scale
-from knn_jax.nets.trunk import linear, spectral
+from knn_jax.nets.linear import linear, spectral
+from knn_jax.nets.net import Net
 
-# (blocks, channels) of the stages; the first three are ResNet-18.
-SIZES = {
-    "imagenet": ((2, 64), (2, 128), (2, 256), (2, 512)),
-    "imagenette": ((2, 64), (2, 128), (2, 256), (2, 512)),
-    "cifar": ((2, 64), (2, 128), (2, 256), (2, 512)),
-    "small": ((1, 16), (1, 32), (1, 64), (1, 128)),
-    "digits": ((1, 8), (1, 16)),
-}
-LARGE = ("imagenet", "imagenette", "digits")  # whose first layers quarter the image
+Stages = tuple[tuple[int, int], ...]
+RESNET18 = (2, 64), (2, 128), (2, 256), (2, 512)
 
 
-def of_size(size: str, classes: int, half: bool = False) -> "ResNet":
-    """The one of that name in `SIZES`."""
-    return ResNet(SIZES[size], classes, size in LARGE, half)
+@values.value
+class ResNet(Net):
+    """A residual network with batch normalisation; images are not normalised."""
+
+    stages: Stages = RESNET18
+    """Blocks and channels of each stage; those after the first halve the image."""
+    large: bool = True
+    """Whether the image is quartered first, by a convolution of 7x7 and a pooling, instead of a 3x3."""
+    half: bool = False
+    """Whether convolutions are in bfloat16 while the network is trained; all else is in float32."""
+
+    batch_norm = True
+
+    def build(self, classes: int) -> "ResNetModule":
+        """The module."""
+        return ResNetModule(self.stages, classes, self.large, self.half)
 
 
-class ResNet(nn.Module):
-    """`(x, train) -> (logits, taps)`; taps are conv1, the first convolution pooled, and conv2, conv3,
-    ... after every stage, as paper 4 numbers them, flattened; and pool, the mean of the last.
+def imagenet_resnet18(half: bool = False) -> ResNet:
+    """PyTorch's ResNet-18 for ImageNet, by which RaCNN retrieves (Zhao & Cho 2018, section 5.4)."""
+    return ResNet(half=half)
 
-    `stages` holds (blocks, channels); those after the first halve the image. A `large` one is quartered
-    first, by a convolution of 7x7 and a pooling; else that convolution is 3x3. `train` is as in
-    `normalised.normalise`. Images are not normalised. With `half` convolutions are in bfloat16 while it
-    is trained, everything else in float32.
+
+def imagenette_resnet18(half: bool = False) -> ResNet:
+    """ResNet-18 for images of 128x128 (Wang et al. 2021, ASK)."""
+    return ResNet(half=half)
+
+
+def cifar_resnet18(half: bool = False) -> ResNet:
+    """ResNet-18 for images of 32x32 (Serban, Poll & Visser 2021)."""
+    return ResNet(large=False, half=half)
+
+
+def small_resnet(half: bool = False) -> ResNet:
+    """A small residual network for images of 32x32."""
+    return ResNet(((1, 16), (1, 32), (1, 64), (1, 128)), large=False, half=half)
+
+
+def digits_resnet(half: bool = False) -> ResNet:
+    """The smallest residual network, for the digits."""
+    return ResNet(((1, 8), (1, 16)), half=half)
+
+
+class ResNetModule(nn.Module):
+    """`(x, train) -> (logits, layers)`; layers are conv1, the first convolution pooled, and conv2,
+    conv3, ... after every stage, as Wang et al. 2021 number them, flattened; and pool, the mean of the
+    last.
+
+    `train` is as in `batch_norm.normalise`.
     """
 
-    stages: tuple[tuple[int, int], ...]
+    stages: Stages
     classes: int
     large: bool = True
     half: bool = False
@@ -55,8 +86,8 @@ class ResNet(nn.Module):
         taps["pool"] = x.mean((1, 2))
         return linear(taps["pool"], self.classes, "fc"), taps
 
-    def lipschitz(self, variables: Any, layer: str) -> float:
-        """An upper bound of the L2 Lipschitz constant from image to tap or fc, with running statistics.
+    def lipschitz(self, variables: PyTree, layer: str) -> float:
+        """An upper bound of the L2 Lipschitz constant from image to layer or fc, by running statistics.
 
         Norms of the layers multiplied, added where paths join: sound, and too large to be of use.
         """
@@ -84,7 +115,7 @@ class Block(nn.Module):
 
     channels: int
     stride: int
-    dtype: Any = None  # of the convolutions
+    dtype: DTypeLike | None = None  # of the convolutions
 
     @nn.compact
     def __call__(self, x, train=False):

@@ -1,30 +1,57 @@
-"""VGG networks with batch normalisation and a tap after every block (Simonyan & Zisserman 2015)."""
-
-from typing import Any
+"""VGG networks with batch normalisation and a layer for every block (Simonyan & Zisserman 2015)."""
 
 import flax.linen as nn
+from jaxtyping import PyTree
 
+from knn_jax import values
+from knn_jax.nets.batch_norm import convolution, normalise, scale
 from knn_jax.nets.convolution import max_pool
-from knn_jax.nets.normalised import convolution, normalise, scale
-from knn_jax.nets.trunk import linear, spectral
+from knn_jax.nets.linear import linear, spectral
+from knn_jax.nets.net import Net
 
-# (convolutions, channels) of the blocks, and the hidden layers. CIFAR-10's is the VGG16 of paper 4.
-SIZES = {
-    "cifar10": (((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)), (512, 512)),
-    "mnist": (((1, 16), (1, 32), (1, 64), (1, 64)), (64,)),
-    "digits": (((1, 8), (2, 16)), (16,)),
-}
+Blocks = tuple[tuple[int, int], ...]
 
 
-class VGG(nn.Module):
-    """`(x, train) -> (logits, taps)`; taps are conv1, conv2, ... after each block's pooling, flattened.
+@values.value
+class VGG(Net):
+    """A VGG network with batch normalisation and dropout; images are not normalised."""
+
+    blocks: Blocks
+    """Convolutions of 3x3 and their channels in each block, after which the image is halved."""
+    hidden: tuple[int, ...]
+    """Numbers in each hidden layer, before which half are dropped in training."""
+
+    batch_norm = True
+
+    def build(self, classes: int) -> "VGGModule":
+        """The module."""
+        return VGGModule(self.blocks, self.hidden, classes)
+
+
+def cifar10_vgg() -> VGG:
+    """The VGG16 of Wang et al. 2021 (ASK)."""
+    return VGG(((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)), (512, 512))
+
+
+def mnist_vgg() -> VGG:
+    """A small VGG for MNIST."""
+    return VGG(((1, 16), (1, 32), (1, 64), (1, 64)), (64,))
+
+
+def digits_vgg() -> VGG:
+    """The smallest VGG, for the digits."""
+    return VGG(((1, 8), (2, 16)), (16,))
+
+
+class VGGModule(nn.Module):
+    """`(x, train) -> (logits, layers)`: conv1, conv2, ... after each block's pooling, flattened.
 
     Each block is convolutions of 3x3, normalised, with ReLU, and a maximum over 2x2. Before each of the
     `hidden` layers half of the numbers are dropped where `train` is not False, if apply is given a key
-    for `dropout`. `train` is as in `normalised.normalise`. Images are not normalised.
+    for `dropout`. `train` is as in `batch_norm.normalise`.
     """
 
-    blocks: tuple[tuple[int, int], ...]
+    blocks: Blocks
     hidden: tuple[int, ...]
     classes: int
 
@@ -43,8 +70,8 @@ class VGG(nn.Module):
             x = nn.relu(linear(x, width, f"hidden{number}"))
         return linear(x, self.classes, "fc"), taps
 
-    def lipschitz(self, variables: Any, layer: str) -> float:
-        """An upper bound of the L2 Lipschitz constant from image to tap or fc, with running statistics.
+    def lipschitz(self, variables: PyTree, layer: str) -> float:
+        """An upper bound of the L2 Lipschitz constant from image to layer or fc, by running statistics.
 
         Norms of the layers multiplied: sound, and too large to be of use.
         """

@@ -1,0 +1,1 @@
+"""What users see: progress and errors on the terminal, and the canvas of all pictures."""

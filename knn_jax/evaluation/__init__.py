@@ -1,0 +1,1 @@
+"""Runs a recipe: attacks, certificates and measures over many images, resumable at any chunk."""

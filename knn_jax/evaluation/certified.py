@@ -1,0 +1,56 @@
+"""Certificates of the first test images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from knn_jax import values
+from knn_jax.certificates import Certificate
+from knn_jax.data import Dataset
+from knn_jax.evaluation.resumable import Results, Resumable
+from knn_jax.recipe import Recipe, finite
+from knn_jax.recipe.fit import System
+from knn_jax.recipe.planned import Planned
+
+Certified = Mapping[str, Results]  # by the certificate's name in the recipe
+
+
+def certify(
+    recipe: Recipe, system: System, name: str, certificate: Certificate, folder: Path
+) -> Results:
+    """The radii of one certificate, and what else it tells of each image."""
+    asked = recipe.evaluate
+
+    def one(given, key, x, y):
+        made, model, lipschitz = given
+        return made.bound(key, model, x, y, lipschitz)
+
+    settings = [values.told(certificate), system.lipschitz if certificate.of_features else None]
+    chunks = Resumable(
+        name,
+        settings,
+        system,
+        asked.to_certify,
+        asked.certified_chunk,
+        folder,
+        code=(certificate,),
+        seed=asked.seed,
+    )
+    constant = certificate.check(system.model, finite(system.lipschitz))
+    chunks.given = values.arrays(certificate), system.model, constant
+    found = chunks.results(one, f"certifying by {name}")
+    labels = system.dataset.test.labels[: asked.to_certify]
+    return found._replace(arrays=certificate.finish(found.arrays, labels))
+
+
+def check(recipe: Recipe, dataset: Dataset) -> None:
+    """Raises ValueError for certificates that the recipe cannot have, before any long work."""
+    asked, tests = recipe.evaluate, len(dataset.test.labels)
+    if recipe.certificates and asked.to_certify > tests:
+        which = "certified_images" if asked.certified_images else "images"
+        raise ValueError(f"evaluate.{which}={asked.to_certify}: the test set has {tests} images")
+    plan = Planned(recipe.defense, recipe.classifier, dataset)
+    for name, certificate in recipe.certificates.items():
+        try:
+            certificate.check_plan(plan)
+        except ValueError as error:
+            raise ValueError(f"certificates.{name}: {error}") from error

@@ -1,0 +1,1 @@
+"""What a run found, as report.json, a page, tables and pictures."""

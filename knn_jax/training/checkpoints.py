@@ -1,0 +1,169 @@
+"""What training carries from step to step, and its checkpoints."""
+
+import contextlib
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from knn_jax.display import progress
+from knn_jax.workdir import files
+
+SUMS = "SHA256SUMS"  # beside the files of a checkpoint; `sha256sum -c` compares them too
+
+
+class Best(NamedTuple):
+    """The variables of the epoch that early stopping keeps, and their accuracy."""
+
+    accuracy: jax.Array
+    variables: PyTree
+
+
+class State(NamedTuple):
+    """What training carries from step to step, and a checkpoint holds."""
+
+    variables: PyTree
+    optimiser: PyTree
+    step: jax.Array
+    best: Best | None = None
+
+
+class Checkpoints:
+    """Orbax checkpoints of `State` below a folder, the latest two, each with checksums of its files.
+
+    Orbax has none of the arrays: a byte that flips is other weights, or tasks that fail in its threads.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder.resolve() / "checkpoints"
+        self._set_damaged_aside()
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, cleanup_tmp_directories=True)
+        try:
+            self.manager = ocp.CheckpointManager(
+                self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
+            )
+        except OSError as error:
+            raise ValueError(f"{self.folder} cannot be written: {error.strerror or error}") from error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Waits until what was saved is on disk."""
+        self.manager.close()
+
+    def save(self, state: State) -> None:
+        """Returns when it is on disk; ValueError where it cannot be written."""
+        step = int(state.step)
+        if step in self.manager.all_steps():
+            return
+        folder = self.folder / str(step)
+        need, free = sum(a.nbytes for a in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
+        if free < need:  # asked first: what fails in orbax's threads is told by each of them
+            raise ValueError(
+                f"checkpoint {folder} cannot be written: it takes {need} bytes and the disk has {free}"
+            )
+        try:
+            self.manager.save(step, args=ocp.args.StandardSave(_named(state)))
+            self.manager.wait_until_finished()  # the next step donates these arrays
+        except Exception as error:  # orbax, tensorstore and the disk each raise their own
+            told = f"{error}".strip().partition("\n")[0] or type(error).__name__
+            raise ValueError(f"checkpoint {folder} cannot be written: {told}") from error
+        if jax.process_index() == 0:
+            with files.whole(folder / SUMS) as scratch:
+                scratch.write_text(_sums(folder))
+
+    def restore(self, like: State) -> State | None:
+        """The latest checkpoint, or None; ValueError for one that does not hold such a state."""
+        step = self.manager.latest_step()
+        if step is None:
+            return None
+        try:
+            # Asked first: orbax that fails half-way leaves readers behind which complain later.
+            if _shapes(self.manager.item_metadata(step)) != _shapes(_named(like)):
+                raise ValueError("other shapes")
+            found = self.manager.restore(step, args=ocp.args.StandardRestore(_named(like)))
+        except Exception as error:  # orbax, tensorstore and json each raise their own
+            raise ValueError(
+                f"checkpoint {self.folder / str(step)} is damaged or of another network: remove it or "
+                "use another --workdir"
+            ) from error
+        return State(**found)
+
+    def _set_damaged_aside(self) -> None:
+        """Sets aside those that are newer than the latest that is whole, where training goes on.
+
+        That is told. ValueError if none is whole or one cannot be read; they all stay.
+        """
+        found = [step for step in self.folder.glob("*") if step.name.isdecimal() and step.is_dir()]
+        damaged: dict[Path, str] = {}
+        for step in sorted(found, key=lambda step: -int(step.name)):
+            fault = _fault(step)
+            if fault:
+                damaged[step] = fault
+                continue
+            for other, told in damaged.items():
+                aside = other.with_name(f".{other.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)  # an earlier one
+                with contextlib.suppress(FileNotFoundError):  # another process of this run did it
+                    other.rename(aside)
+                progress.say(
+                    f"checkpoint {other} is damaged ({told}): set aside, going on from {step.name}"
+                )
+            return
+        for step, fault in damaged.items():
+            raise ValueError(
+                f"checkpoint {step} is damaged ({fault}) and none that is older is whole: remove it or "
+                "use another --workdir"
+            )
+
+
+def _fault(step: Path) -> str:
+    """What is wrong with the files of a checkpoint, if anything."""
+    try:
+        found = _sums(step)
+        kept = (step / SUMS).read_text() if (step / SUMS).exists() else None
+    except OSError as error:
+        what = error.filename or step
+        raise ValueError(f"{what} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        return SUMS
+    if found and kept is None:  # of an earlier version, or of a run that died between the two
+        progress.say(f"checkpoint {step} has no {SUMS}: taken as it is")
+        return ""
+    differ = set((kept or "").splitlines()) ^ set(found.splitlines())
+    return ", ".join(sorted({line.partition("  ")[2] for line in differ})) if found else "empty"
+
+
+def _sums(step: Path) -> str:
+    """The checksums of its files, as `sha256sum` writes them."""
+    lines = []
+    for file in sorted(file for file in step.rglob("*") if file.is_file()):
+        if file.name != SUMS and not file.name.startswith("."):
+            with open(file, "rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            lines.append(f"{found}  {file.relative_to(step)}\n")
+    return "".join(lines)
+
+
+def _named(state: State) -> dict[str, Any]:
+    """What a checkpoint holds of it."""
+    return {name: value for name, value in state._asdict().items() if value is not None}
+
+
+def _shapes(tree: PyTree) -> dict[tuple[str, ...], tuple]:
+    """Shape and type of each leaf by its path, whatever the containers are."""
+
+    def name(key):
+        return str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {tuple(map(name, path)): (tuple(a.shape), np.dtype(a.dtype)) for path, a in leaves}

@@ -1,0 +1,57 @@
+"""Published results are of recipes: each names one, and its values are those that were run."""
+
+import json
+from pathlib import Path
+
+import flat_config
+import pytest
+
+from knn_jax.recipe import read
+
+ROOT = Path(__file__).parents[1]
+RESULTS = sorted(ROOT.glob("results/*.json")) + sorted(ROOT.glob("results/studies/*.json"))
+MADE = "data", "defense", "optim", "classifier", "attacks", "certificates", "measures", "evaluate"
+
+
+def published(file):
+    return json.loads(file.read_text())
+
+
+def of_recipe(report):
+    return read(str(ROOT / report["recipe"]))[0]
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
+def test_its_recipe_has_the_values_that_were_run(file):
+    report = published(file)
+    ours, theirs = of_recipe(report), flat_config.recipe(report["config"])
+    for part in MADE:
+        assert getattr(ours, part) == getattr(theirs, part), part
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
+def test_it_says_by_which_command_it_was_made_and_what_of(file):
+    report = published(file)
+    recipe = of_recipe(report)
+    assert set(report["made_by"]) == {"command", "commit"}
+    assert report["recipe"].partition(":")[0] in report["made_by"]["command"]
+    assert report["decider"] == recipe.classifier.told(recipe.defense)
+    assert report["layer"] == recipe.classifier.label(recipe.defense)
+    assert report["weights"] == Path(recipe.defense.weights).stem
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
+def test_a_papers_figures_beside_it_are_those_of_its_recipe(file):
+    """Some were made under a name of their own, which a paper did not report."""
+    report = published(file)
+    paper = of_recipe(report).paper
+    figures, layer = paper.figures if paper else {}, report["layer"]
+    assert report["reported"] in ({}, figures.get(layer))
+    for name, part in report["reported_attacks"].items():
+        assert figures[f"{layer}, {name}"] == part
+
+
+def test_every_result_is_of_another_variant():
+    recipes = [published(file)["recipe"] for file in RESULTS]
+    assert len(recipes) > 70
+    assert len(set(recipes)) == len(recipes)
