@@ -33,6 +33,7 @@ UNDER_TEST = [
     (attacks.FGSM(sizes=200), 1.03),
     (attacks.IFGSM(steps=4, sizes=60), 1.03),
     (attacks.Boundary(steps=800), 1.03),
+    (attacks.BlendedNoise(directions=20), 20.0),
 ]
 MINIMIZATION_ATTACKS = [attack for attack, _ in UNDER_TEST]
 FACTORS = {type(attack): factor for attack, factor in UNDER_TEST}

@@ -3,6 +3,7 @@
 from knn_jax.attacks.adv_knn import AdvKNN, adv_knn, imitate
 from knn_jax.attacks.ask import ASK, ask, tune
 from knn_jax.attacks.attack import Attack, BallAttack, MinimizationAttack, Plan, Victim
+from knn_jax.attacks.blended_noise import BlendedNoise, blended_noise
 from knn_jax.attacks.boundary import Boundary, boundary
 from knn_jax.attacks.carlini_wagner import CarliniWagner, carlini_wagner
 from knn_jax.attacks.deepfool import DeepFool, deepfool
@@ -28,6 +29,7 @@ __all__ = [
     "AdvKNN",
     "Attack",
     "BallAttack",
+    "BlendedNoise",
     "Boundary",
     "CarliniWagner",
     "DeepFool",
@@ -41,6 +43,7 @@ __all__ = [
     "Victim",
     "adv_knn",
     "ask",
+    "blended_noise",
     "boundary",
     "carlini_wagner",
     "deepfool",
