@@ -25,6 +25,7 @@ RACNN = defenses.RaCNN(nets.digits_racnn(), nets.digits_all_conv(), "conv2", nei
 PERTURBABLE = [
     defenses.CrossEntropy(CONVNET),
     defenses.SoftNeighbors(CONVNET),
+    defenses.Triplet(CONVNET),
     defenses.InputMixup(CONVNET),
     defenses.ManifoldMixup(CONVNET),
     defenses.Rotation(CONVNET),

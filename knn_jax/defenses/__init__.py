@@ -16,6 +16,7 @@ from knn_jax.defenses.robust_loss import AdversarialCrossEntropy, RobustLoss, Tr
 from knn_jax.defenses.rotation import Rotation
 from knn_jax.defenses.soft_neighbors import SoftNeighbors
 from knn_jax.defenses.trades import Trades
+from knn_jax.defenses.triplet import Triplet
 from knn_jax.defenses.untrained import Untrained
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "TradesLoss",
     "Trained",
     "TrainedRaCNN",
+    "Triplet",
     "Untrained",
     "adversarial",
 ]
