@@ -34,6 +34,7 @@ NETS = [
     ),
     nets.RaCNN(((3, 3, 1), (4, 4, 2)), 6, (5,)),
     nets.FrozenRaCNN(nets.ResNet(((1, 3), (1, 4)))),
+    nets.MLP((7, 5)),
     nets.Pixels(),
 ]
 each = pytest.mark.parametrize("net", NETS, ids=repr)

@@ -27,6 +27,7 @@ from knn_jax.nets.lipschitz import (
     digits_lipschitz_autoencoder,
     mnist_lipschitz_autoencoder,
 )
+from knn_jax.nets.mlp import MLP
 from knn_jax.nets.net import STATISTICS, Bounded, Module, Net
 from knn_jax.nets.pixels import Pixels
 from knn_jax.nets.preact_resnet import PreActResNet, cifar10_preact_resnet, digits_preact_resnet
@@ -55,6 +56,7 @@ from knn_jax.nets.torch_weights import load_weights
 from knn_jax.nets.vgg import VGG, cifar10_vgg, digits_vgg, mnist_vgg
 
 __all__ = [
+    "MLP",
     "STATISTICS",
     "VAE",
     "VGG",
