@@ -22,6 +22,7 @@ BOUNDED = [Euclidean(), Euclidean(squared=True), Cosine(), InnerProduct(), Subsp
 ORACLES = {  # metrics that are a distance alone, and what they are of differences in float64
     Chebyshev(): lambda apart: np.abs(apart).max(-1),
     Manhattan(): lambda apart: np.abs(apart).sum(-1),
+    Minkowski(3.0): lambda apart: (np.abs(apart) ** 3).sum(-1) ** (1 / 3),
 }
 PLAIN = list(ORACLES)
 METRICS = [*BOUNDED, *PLAIN]

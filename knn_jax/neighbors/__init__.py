@@ -63,6 +63,7 @@ from knn_jax.neighbors.distances import (
 )
 from knn_jax.neighbors.estimate import Estimate, estimate
 from knn_jax.neighbors.metric import BoundedMetric, Metric, fast_distance
+from knn_jax.neighbors.minkowski import Minkowski
 from knn_jax.neighbors.precision import rounding
 from knn_jax.neighbors.result import Neighbors, merge
 from knn_jax.neighbors.search import search
@@ -80,6 +81,7 @@ __all__ = [
     "Euclidean",
     "InnerProduct",
     "Metric",
+    "Minkowski",
     "Name",
     "Neighbors",
     "Sharded",
