@@ -22,6 +22,7 @@ CERTIFICATES = [
     Exact(),
     Exact(box=True),
     Smoothing(sigma=0.05, samples=50),
+    certificates.VoronoiLinf(own=4, other=8),
 ]
 every = pytest.mark.parametrize("certificate", CERTIFICATES, ids=repr)
 of_features = pytest.mark.parametrize(

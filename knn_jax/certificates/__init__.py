@@ -5,6 +5,7 @@ from knn_jax.certificates.exact import Exact, ExactRadius, exact
 from knn_jax.certificates.margin import Margin, margin
 from knn_jax.certificates.smoothing import ABSTAIN, SmoothedDecision, Smoothing, smoothing
 from knn_jax.certificates.voronoi import Voronoi, voronoi
+from knn_jax.certificates.voronoi_linf import VoronoiLinf, voronoi_linf
 
 __all__ = [
     "ABSTAIN",
@@ -16,8 +17,10 @@ __all__ = [
     "SmoothedDecision",
     "Smoothing",
     "Voronoi",
+    "VoronoiLinf",
     "exact",
     "margin",
     "smoothing",
     "voronoi",
+    "voronoi_linf",
 ]
