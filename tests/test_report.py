@@ -15,9 +15,11 @@ from knn_jax import classifiers, defenses, nets
 from knn_jax.display import progress
 from knn_jax.evaluation.attacked import worst
 from knn_jax.measures import Measured
-from knn_jax.recipe import fit
+from knn_jax.recipe import fit, papers
 from knn_jax.report import html as pages
 from knn_jax.report import write
+
+LAYER = RECIPE.classifier.label(RECIPE.defense)
 
 
 def violations(attacked, certified):
@@ -394,3 +396,13 @@ def test_what_is_no_plain_knn_has_a_picture_of_its_own(
     written(one, {L2: attacked()}, {}, tmp_path, recipe)
     assert (tmp_path / picture).read_bytes()[:4] == b"\x89PNG"
     assert len({"lookalikes.png", "retrieved.png"} & {file.name for file in tmp_path.iterdir()}) == 1
+
+
+def test_a_paper_is_told_beside_its_figures(system):
+    paper = papers.WANG.reports({LAYER: {"clean_acc": 0.9}})
+    found = reported(system, {}, {"margin": certified()}, RECIPE.but(paper=paper))
+    for told in (pages.cited(found), pages.page(found, {})):
+        for part in (paper.title, paper.authors, paper.link, "clean_acc 0.9"):
+            assert part in told
+    found = reported(system, {}, {"margin": certified()}, RECIPE.but(paper=None))
+    assert pages.cited(found) == ""

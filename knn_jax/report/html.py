@@ -139,6 +139,17 @@ def within(accuracies: dict[str, Any]) -> str:
     return "  ".join(f"{float(radius):.4g}: {told(value)}" for radius, value in accuracies.items())
 
 
+def cited(report: dict[str, Any]) -> str:
+    """The paper whose system the recipe reproduces, and what it reports of it; empty without one."""
+    paper = report.get("paper")
+    if not paper:
+        return ""
+    year = paper["year"] or "undated"
+    figures = ", ".join(f"{name} {value:g}" for name, value in report["reported"].items())
+    reports = f"reports {figures}" if figures else "reports nothing of this system"
+    return f"{paper['authors']} ({year}), {paper['title']}, {paper['link']}: {reports}"
+
+
 def page(report: dict[str, Any], pictures: dict[str, bytes]) -> str:
     """One HTML file with everything inside."""
     head = "".join(f"<th>{column}</th>" for column in COLUMNS)
@@ -153,7 +164,10 @@ def page(report: dict[str, Any], pictures: dict[str, bytes]) -> str:
         f"<tr><td>{html.escape(name)}</td><td>{value:g}</td></tr>"
         for name, value in report["reported"].items()
     )
-    told = f"<h2>Reported by the paper</h2><table>{told}</table>" if told else ""
+    told = f"<table>{told}</table>" if told else ""
+    told = (
+        f"<h2>The paper</h2><p>{html.escape(cited(report))}</p>{told}" if report.get("paper") else told
+    )
     told = "".join(map(_html, measured(report))) + told
     lipschitz = report["lipschitz"]
     bound = f"Lipschitz constant of the features: at most {lipschitz:.4g}." if lipschitz else ""

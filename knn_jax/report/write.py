@@ -230,6 +230,8 @@ def show(report: dict[str, Any], folder: Path) -> None:
     console.print(html.table(report))
     for table in html.measured(report):
         console.print(html.terminal(table))
+    if cited := html.cited(report):
+        console.print(Text(cited), soft_wrap=True)
     if report["violations"]:
         progress.say(f"{report['violations']} certified radii exceed an attack: a bug", "bold red")
     for file in ("report.html", "report.json", "results.csv", "adversarial.npz"):
