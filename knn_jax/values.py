@@ -25,9 +25,10 @@ CLASS = "class"  # the key of a value's class in its JSON
 @dataclass_transform(frozen_default=True)
 def value(cls: type[T]) -> type[T]:
     """Makes a class such a dataclass. Its ranges belong in `__post_init__`, which JAX does not call."""
+    hints = typing.get_type_hints(cls)
+    _check_whole(cls, [name for name, hint in hints.items() if _is_whole(hint)])
     made = dataclasses.dataclass(frozen=True)(cls)
     typing.no_type_check(made.__init__)  # __post_init__ decides, and numbers may be traced
-    hints = typing.get_type_hints(made)
     names = [field.name for field in dataclasses.fields(typing.cast(Any, made))]
     leaves = [name for name in names if _has_floats(hints[name])]
     static = [name for name in names if name not in leaves]
@@ -44,6 +45,28 @@ def value(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(made, flatten, unflatten)
     return made
+
+
+def _check_whole(cls: type, names: list[str]) -> None:
+    """Has values of the class refuse, when they are made, what is no integer where one is meant."""
+    others = getattr(cls, "__post_init__", None)
+
+    def check(self):
+        for name in names:
+            number = getattr(self, name)
+            if number is None or isinstance(number, Tracer):
+                continue
+            if not np.issubdtype(np.asarray(number).dtype, np.integer):
+                raise ValueError(f"{name}={number!r}: give a whole number")
+        if others is not None:
+            others(self)
+
+    cls.__post_init__ = check  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _is_whole(hint: Any) -> bool:
+    parts = set(typing.get_args(hint)) - {types.NoneType}
+    return hint is int or (parts == {int} and typing.get_origin(hint) is not tuple)
 
 
 def _has_floats(hint: object) -> bool:
@@ -83,8 +106,11 @@ def _check(allowed, what: str, numbers: dict[str, object]) -> None:
             if one is None or isinstance(one, Tracer):
                 continue
             array = np.asarray(one)  # numpy's: in a caller's jit even constants would be traced
+            if array.dtype.kind not in "biuf":
+                raise ValueError(f"{name}={number!r}: give a number")
             if not np.all(allowed(array) & np.isfinite(array)):
-                raise ValueError(f"{name}={number}: it must be {what}")
+                finite = "" if np.isfinite(array).all() else "finite and "
+                raise ValueError(f"{name}={number}: it must be {finite}{what}")
 
 
 def arrays(one: T) -> T:

@@ -49,6 +49,8 @@ class Defense(abc.ABC):
     """Its source: authors, year, arXiv number or title."""
 
     def __post_init__(self):
+        if not isinstance(self.net, Net):
+            raise ValueError(f"net={self.net!r}: give a network, as nets.digits_convnet()")
         self.check_net()
 
     def check_net(self) -> None:

@@ -19,10 +19,20 @@ def version(*classes: type) -> str:
     found: set[Path] = set()
     for each in classes:
         for base in each.__mro__:
-            file = inspect.getsourcefile(base) if base.__module__ != "builtins" else None
+            file = _written_in(base)
             if file is not None and ("knn_jax" in base.__module__ or base is each):
                 found |= _closure(Path(file))
     return digest(*(path.read_text() for path in sorted(found)))
+
+
+def _written_in(kind: type) -> str | None:
+    """The file of a class; of one in a recipe's own file that of its methods."""
+    try:
+        return inspect.getsourcefile(kind)
+    except TypeError:  # it is built in, or its module was run and not imported
+        methods = (part for part in vars(kind).values() if inspect.isfunction(part))
+        files = [method.__code__.co_filename for method in methods]
+        return next((file for file in files if Path(file).is_file()), None)
 
 
 def classes(*parts: object) -> set[type]:

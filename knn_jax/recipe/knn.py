@@ -8,6 +8,7 @@ from knn_jax import classifiers, defenses, neighbors, nets, values
 from knn_jax.data import Dataset
 from knn_jax.defenses import Defense, Trained
 from knn_jax.display import progress
+from knn_jax.neighbors.metric import check_metric
 from knn_jax.recipe.classifier import Banked
 
 
@@ -25,8 +26,13 @@ class KNN(Banked):
     def __post_init__(self):
         super().__post_init__()
         values.at_least(1, k=self.k)
+        check_metric(self.metric)
         if not self.layers:
             raise ValueError("layers is empty: name at least one layer of the network")
+        if isinstance(self.layers, str):
+            raise ValueError(f"layers={self.layers!r}: give names of layers, as ('relu3',)")
+        if len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"layers={self.layers}: each layer votes once")
 
     def label(self, defense):
         """The layers, joined."""

@@ -112,6 +112,12 @@ class Recipe:
     paper: Paper | None = None
 
     def __post_init__(self):
+        for part, base in (("data", Data), ("defense", Defense), ("classifier", fit.Classifier)):
+            if not isinstance(getattr(self, part), base):
+                raise ValueError(f"{part}={getattr(self, part)!r} is no {base.__name__}")
+        for kind in ("attacks", "certificates", "measures"):
+            if not isinstance(getattr(self, kind), Mapping):
+                raise ValueError(f"{kind}={getattr(self, kind)!r}: give each a name, {{name: value}}")
         for kind, base in (("attack", Attack), ("certificate", Certificate), ("measure", Measure)):
             for name, made in getattr(self, f"{kind}s").items():
                 if not name.isidentifier() or keyword.iskeyword(name):
@@ -148,6 +154,8 @@ def read(place: str) -> tuple[Recipe, str]:
         raise ValueError(f"there is no recipe {file}")
     module = runpy.run_path(file)
     known = variants(module)
+    if "recipe" not in known and inspect.isfunction(module.get("recipe")):
+        raise ValueError(f"{file} is no recipe: recipe() lacks its annotation, -> Recipe")
     if "recipe" not in known:
         raise ValueError(f"{file} is no recipe: it needs a function recipe() -> Recipe")
     name = variant or "recipe"
