@@ -320,8 +320,8 @@ def test_nothing_to_do_is_said(tmp_path):
     nothing = stubs.recipe(attacks={}, certificates={})
     with pytest.raises(ValueError, match="neither attacks nor certificates"):
         run.attack(nothing, str(tmp_path / "run"))
-    two = nothing.but(classifier=fit.KNN(layers=("pixels", "pixels"), k=3))
-    with pytest.raises(ValueError, match="'pixels', 'pixels'"):
+    two = nothing.but(classifier=fit.KNN(layers=("pixels", "others"), k=3))
+    with pytest.raises(ValueError, match="'pixels', 'others'"):
         run.certify(two, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
