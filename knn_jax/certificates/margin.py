@@ -1,11 +1,10 @@
 """The margin of distances, a certificate by the triangle inequality."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from knn_jax import values
 from knn_jax.certificates.certificate import Certificate
-from knn_jax.certificates.order_statistics import majority, nearest_of_each_side
+from knn_jax.certificates.order_statistics import half_margin, majority, nearest_of_each_side, radii
 from knn_jax.classifiers import BATCH, Certifiable, Images, Labels
 from knn_jax.neighbors import in_tiles
 
@@ -24,10 +23,7 @@ class Margin(Certificate):
 
         def batch(x, y):
             near = nearest_of_each_side(model, model.first(x), y, own, other)
-            slack = near.relative  # half of it for each root, here and at the perturbed image
-            nearer = near.other.distance[:, -1] * (1 - slack) - near.own.distance[:, -1] * (1 + slack)
-            radius = nearer / 2 - 4 * near.absolute
-            return jnp.where(near.known & (radius > 0), radius, 0.0) / lipschitz
+            return radii(near, half_margin(near, own), lipschitz)
 
         return {"radius": in_tiles(batch, BATCH)(x, y)}
 

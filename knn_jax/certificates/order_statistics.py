@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from knn_jax import neighbors
 from knn_jax.classifiers import Certifiable
+from knn_jax.neighbors import top_k
 
 # Rounding error of features computed in full float32, relative to the largest norm among them.
 # Accelerators compute in less unless jax.default_matmul_precision("highest") is set around the
@@ -44,6 +45,14 @@ def majority(k: int) -> tuple[int, int]:
     return k // 2 + 1, k - k // 2
 
 
+def counts(model: Certifiable, own: int, other: int) -> tuple[int, int]:
+    """How many rows of each side are asked of the search: at least twice a majority of k, and no more
+    than there are."""
+    least_own, least_other = majority(model.k)
+    rows = len(model.banks[0])
+    return min(rows, max(own, 2 * least_own)), min(rows, max(other, 2 * least_other))
+
+
 def nearest_of_each_side(
     model: Certifiable, query: Float[Array, "batch dim"], y: Int[Array, " batch"], own: int, other: int
 ) -> Sides:
@@ -65,6 +74,38 @@ def _complete(near: neighbors.Neighbors, count: Int[Array, " batch"]) -> Bool[Ar
     finite distances."""
     found = jnp.sum((near.index >= 0) & jnp.isfinite(near.distance), -1)
     return found == jnp.minimum(count, near.index.shape[-1])
+
+
+def half_margin(near: Sides, own: int) -> Float[Array, " batch"]:
+    """(d(x,w) - d(x,z)) / 2 for the last w of other classes and the `own`-th z of class y, rounded
+    down."""
+    slack = near.relative  # half of it for each root, here and at the perturbed image
+    margin = near.other.distance[:, -1] * (1 - slack) - near.own.distance[:, own - 1] * (1 + slack)
+    return margin / 2 - 4 * near.absolute
+
+
+def least_crossed(
+    model: Certifiable, near: Sides, bisector: Float[Array, "batch other own"], spread: float = 1.0
+) -> Float[Array, " batch"]:
+    """The least change that crosses as many of the bisectors between rows as take the vote from y.
+
+    `bisector` has the distance to that of each pair of `near`, whatever where one of them is absent.
+    Rows of other classes that are left out count with half their margin, in L2, whose norms are up to
+    `spread` times those that the bisectors' distances are in.
+    """
+    least_own, least_other = majority(model.k)
+    own, other = (jnp.isfinite(side.distance) for side in (near.own, near.other))
+    bisector = jnp.where(own[:, None], bisector, -jnp.inf)
+    bisector = jnp.where(other[:, :, None], bisector, jnp.inf)
+    against = top_k(bisector, least_own)[0][..., -1]  # what each w must cross
+    radius = -top_k(-against, least_other)[0][..., -1]
+    none_left = (other.shape[1] == len(model.banks[0])) | ~other[:, -1]
+    return jnp.minimum(radius, jnp.where(none_left, jnp.inf, half_margin(near, least_own) / spread))
+
+
+def radii(near: Sides, radius, lipschitz):
+    """The radii as they are returned: 0 where there is none, and where nothing is known."""
+    return jnp.where(near.known & (radius > 0), radius, 0.0) / lipschitz
 
 
 def bracketed(near: Sides, lower, upper, closed, lipschitz):

@@ -6,9 +6,9 @@ from jaxtyping import Array, Float
 
 from knn_jax import values
 from knn_jax.certificates.certificate import Certificate
-from knn_jax.certificates.order_statistics import majority, nearest_of_each_side
+from knn_jax.certificates.order_statistics import counts, least_crossed, nearest_of_each_side, radii
 from knn_jax.classifiers import BATCH, Certifiable, Images, Labels
-from knn_jax.neighbors import in_tiles, top_k
+from knn_jax.neighbors import in_tiles
 
 HIGHEST = lax.Precision.HIGHEST
 HELD = 2**25  # numbers of neighbours' features
@@ -34,9 +34,7 @@ class Voronoi(Certificate):
         """The radius of each image, rounded down."""
         del key
         (bank,) = model.banks
-        least_own, least_other = majority(model.k)
-        own = min(bank.shape[0], max(self.own, 2 * least_own))
-        other = min(bank.shape[0], max(self.other, 2 * least_other))
+        own, other = counts(model, self.own, self.other)
 
         def batch(x, y):
             query = model.first(x)
@@ -50,17 +48,7 @@ class Voronoi(Certificate):
             apart = jnp.sqrt(jnp.maximum(squared, 0.0) + 4 * near.relative * jnp.square(dw + dz))
             rounding = 12 * near.relative * jnp.square(dw) + 8 * absolute * (dw + dz)
             bisector = (jnp.square(dw) - jnp.square(dz) - rounding) / (2 * (apart + 2 * absolute))
-            present = jnp.isfinite(dz) & jnp.isfinite(dw)
-            bisector = jnp.where(present, bisector, jnp.where(jnp.isfinite(dw), -jnp.inf, jnp.inf))
-            against = top_k(bisector, least_own)[0][..., -1]  # what each w must cross
-            radius = -top_k(-against, least_other)[0][..., -1]
-            slack = near.relative
-            last = dw[:, -1, 0] * (1 - slack) - dz[:, 0, least_own - 1] * (1 + slack)
-            beyond = last / 2 - 4 * near.absolute  # what any w left out must cross, at least
-            none_left = (other == bank.shape[0]) | (dw[:, -1, 0] == jnp.inf)
-            beyond = jnp.where(none_left, jnp.inf, beyond)
-            radius = jnp.minimum(radius, beyond)
-            return jnp.where(near.known & (radius > 0), radius, 0.0) / lipschitz
+            return radii(near, least_crossed(model, near, bisector), lipschitz)
 
         tile = max(1, min(BATCH, HELD // ((own + other) * bank.shape[1])))
         return {"radius": in_tiles(batch, tile)(x, y)}

@@ -5,9 +5,9 @@ from jaxtyping import Array, Float
 
 from knn_jax import values
 from knn_jax.certificates.certificate import Certificate
-from knn_jax.certificates.order_statistics import majority, nearest_of_each_side
+from knn_jax.certificates.order_statistics import counts, least_crossed, nearest_of_each_side, radii
 from knn_jax.classifiers import BATCH, Certifiable, Images, Labels
-from knn_jax.neighbors import in_tiles, top_k
+from knn_jax.neighbors import in_tiles
 
 HELD = 2**25  # differences of rows held at once
 
@@ -51,39 +51,25 @@ class VoronoiLinf(Certificate):
         """
         del key
         (bank,) = model.banks
-        rows, dim = bank.shape
-        least_own, least_other = majority(model.k)
-        own = min(rows, max(self.own, 2 * least_own))
-        other = min(rows, max(self.other, 2 * least_other))
+        dim = bank.shape[1]
+        own, other = counts(model, self.own, self.other)
         spread = dim**0.5  # the most that an L2 norm is of an Linf norm
 
         def batch(x, y):
             near = nearest_of_each_side(model, model.first(x), y, own, other)
             z, w = bank[near.own.index], bank[near.other.index]
             dz, dw = near.own.distance[:, None, :], near.other.distance[:, :, None]
-            present = jnp.isfinite(dz) & jnp.isfinite(dw)
-            dz, dw = jnp.where(jnp.isfinite(dz), dz, 0.0), jnp.where(jnp.isfinite(dw), dw, 0.0)
             absolute = near.absolute[:, None, None]
             apart = jnp.sum(jnp.abs(w[:, :, None] - z[:, None]), -1)
             apart = apart * (1 + 4 * near.relative) + 2 * spread * absolute
+            apart = jnp.maximum(apart, jnp.finfo(x.dtype).tiny)
             lead = jnp.square(dw) - jnp.square(dz)
             # At most as far without rounding; no perturbation leaves the box.
-            reach = spread * jnp.clip(
-                lead / (2 * jnp.maximum(apart, jnp.finfo(x.dtype).tiny)), 0.0, 1.0
-            )
+            reach = spread * jnp.clip(lead / (2 * apart), 0.0, 1.0)
             rounding = 12 * near.relative * jnp.square(dw + reach)
             rounding += 8 * absolute * (dw + dz + 2 * reach)
             bisector = (lead - rounding) / (2 * apart)
-            absent = jnp.where(jnp.isfinite(near.other.distance[:, :, None]), -jnp.inf, jnp.inf)
-            bisector = jnp.where(present, bisector, absent)
-            against = top_k(bisector, least_own)[0][..., -1]  # what each w must cross
-            radius = -top_k(-against, least_other)[0][..., -1]
-            last, slack = near.other.distance[:, -1], near.relative
-            beyond = last * (1 - slack) - near.own.distance[:, least_own - 1] * (1 + slack)
-            beyond = (beyond / 2 - 4 * near.absolute) / spread  # what any w left out must cross
-            beyond = jnp.where((other == rows) | (last == jnp.inf), jnp.inf, beyond)
-            radius = jnp.minimum(radius, beyond)
-            return jnp.where(near.known & (radius > 0), radius, 0.0) / lipschitz
+            return radii(near, least_crossed(model, near, bisector, spread), lipschitz)
 
         tile = max(1, min(BATCH, HELD // (own * other * dim)))
         return {"radius": in_tiles(batch, tile)(x, y)}
