@@ -115,11 +115,11 @@ class Recipe:
         for part, base in (("data", Data), ("defense", Defense), ("classifier", fit.Classifier)):
             if not isinstance(getattr(self, part), base):
                 raise ValueError(f"{part}={getattr(self, part)!r} is no {base.__name__}")
-        for kind in ("attacks", "certificates", "measures"):
-            if not isinstance(getattr(self, kind), Mapping):
-                raise ValueError(f"{kind}={getattr(self, kind)!r}: give each a name, {{name: value}}")
         for kind, base in (("attack", Attack), ("certificate", Certificate), ("measure", Measure)):
-            for name, made in getattr(self, f"{kind}s").items():
+            every = getattr(self, f"{kind}s")
+            if not isinstance(every, Mapping):
+                raise ValueError(f"{kind}s={every!r}: give each a name, {{name: value}}")
+            for name, made in every.items():
                 if not name.isidentifier() or keyword.iskeyword(name):
                     raise ValueError(f"{kind}s[{name!r}]: give a name of letters, digits and _")
                 if not isinstance(made, base):
@@ -154,10 +154,8 @@ def read(place: str) -> tuple[Recipe, str]:
         raise ValueError(f"there is no recipe {file}")
     module = runpy.run_path(file)
     known = variants(module)
-    if "recipe" not in known and inspect.isfunction(module.get("recipe")):
-        raise ValueError(f"{file} is no recipe: recipe() lacks its annotation, -> Recipe")
     if "recipe" not in known:
-        raise ValueError(f"{file} is no recipe: it needs a function recipe() -> Recipe")
+        raise ValueError(f"{file} is no recipe: it needs a function recipe() annotated -> Recipe")
     name = variant or "recipe"
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
