@@ -8,7 +8,7 @@ from knn_jax import defenses, workdir
 from knn_jax.data import Dataset
 from knn_jax.display import progress
 from knn_jax.evaluation import attacked, certified, measured
-from knn_jax.evaluation.attacked import runs
+from knn_jax.evaluation.attacked import runs, sources
 from knn_jax.recipe import Recipe, fit
 from knn_jax.recipe.fit import System
 from knn_jax.report import write
@@ -44,8 +44,8 @@ def certify(recipe: Recipe, path: str) -> None:
 def check(recipe: Recipe, dataset: Dataset) -> None:
     """Raises ValueError, before any long work, for a recipe whose values do not go together, or that
     the data cannot serve."""
-    sources = {run.source for run in runs(recipe)}
-    fit.check(recipe.defense, recipe.classifier, recipe.optim, dataset, sources)
+    followed = sources(recipe)
+    fit.check(recipe.defense, recipe.classifier, recipe.optim, dataset, followed)
     attacked.check(recipe, dataset)
     certified.check(recipe, dataset)
     measured.check(recipe, dataset)
@@ -85,5 +85,5 @@ def _evaluate(recipe: Recipe, dataset: Dataset, folder: Path, *, compute: bool) 
 
 def made(recipe: Recipe, dataset: Dataset, folder: Path) -> System:
     """The recipe's system, trained or loaded in the folder."""
-    sources = {run.source for run in runs(recipe)}
-    return fit.system(recipe.defense, recipe.classifier, recipe.optim, dataset, folder, sources)
+    followed = sources(recipe)
+    return fit.system(recipe.defense, recipe.classifier, recipe.optim, dataset, folder, followed)

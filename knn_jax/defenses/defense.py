@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from knn_jax import mesh, nets, training, values
@@ -86,7 +85,7 @@ class Defense(abc.ABC):
         not fit, and whatever else cannot be trained on these data so."""
         dataset = self.data(dataset)
         module, shape = self.module(dataset.classes), (1, *dataset.train.images.shape[1:])
-        check_layers(self.net, self.named_layers(), dataset)
+        nets.layer_shapes(self.net.build(dataset.classes), self.named_layers(), shape)
         if self.weights:
             nets.load_weights(self.weights, module, shape)
         training.check(optim, self.objective(module))
@@ -110,11 +109,3 @@ class Defense(abc.ABC):
     def plain(self) -> "Defense":
         """The same on images as they are, without an adversary or noise."""
         return self
-
-
-def check_layers(net: Net, layers: tuple[str, ...], dataset: Dataset) -> None:
-    """Raises ValueError for layers that the network lacks, and for images that it cannot take."""
-    module, shape = net.build(dataset.classes), (1, *dataset.train.images.shape[1:])
-    image = jax.ShapeDtypeStruct(shape, jnp.float32)
-    variables = jax.eval_shape(module.init, jax.random.key(0), image)
-    nets.features(module, variables, layers, shape)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from knn_jax import classifiers, mesh, neighbors, nets, training, values
 from knn_jax.data import Dataset, Split
 from knn_jax.defenses.cross_entropy import CrossEntropy
-from knn_jax.defenses.defense import Defense, Trained, check_layers
+from knn_jax.defenses.defense import Defense, Trained
 from knn_jax.display import progress
 from knn_jax.nets import STATISTICS, Module, Net, RetrievalAugmented
 from knn_jax.nets.racnn import RaCNNModule
@@ -80,7 +80,8 @@ class RaCNN(Defense):
                 f"weight_decay={optim.weight_decay} would change the features of a FrozenRaCNN: use 0"
             )
         super().check(dataset, optim)
-        check_layers(self.retriever, (self.layer,), dataset)
+        shape = (1, *dataset.train.images.shape[1:])
+        nets.layer_shapes(self.retriever.build(dataset.classes), (self.layer,), shape)
 
     def fit(self, dataset: Dataset, optim: Optim, folder: Path) -> TrainedRaCNN:
         """The retriever is trained first, below `folder`, then the table of neighbours is made."""

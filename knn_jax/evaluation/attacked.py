@@ -56,6 +56,11 @@ def runs(recipe: Recipe) -> list[Run]:
     ]
 
 
+def sources(recipe: Recipe) -> set[str]:
+    """Whose gradients the recipe's attacks follow."""
+    return {run.source for run in runs(recipe)}
+
+
 def predict(recipe: Recipe, system: System, folder: Path) -> np.ndarray:
     """The class that every test image is given without an attack."""
 
@@ -200,7 +205,7 @@ def check(recipe: Recipe, dataset: Dataset) -> None:
                 field = "radii" if norm == "l2" else "radii_linf"
                 raise ValueError(f"evaluate.{field} is empty: {name} needs at least one radius")
     for source in asked.sources if planned else ():
-        if source not in {run.source for run in planned}:
+        if source not in sources(recipe):
             raise ValueError(
                 f"evaluate.sources={source}: none of the recipe's attacks follows another's gradients"
             )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from knn_jax import nets
 from knn_jax.classifiers import Votes
 from knn_jax.data import Dataset, Split
 from knn_jax.evaluation.attacked import Attacked
@@ -12,7 +13,6 @@ from knn_jax.measures import Measure, Measured, join
 from knn_jax.measures.measure import SECONDS, Arrays
 from knn_jax.recipe import Recipe
 from knn_jax.recipe.fit import KNN, System
-from knn_jax.recipe.knn import layer_shapes
 from knn_jax.workdir import digest
 
 
@@ -82,13 +82,15 @@ def measure(recipe: Recipe, system: System, attacked: Attacked, folder: Path) ->
 
 def check(recipe: Recipe, dataset: Dataset) -> None:
     """Raises ValueError, before any long work, for what cannot be measured."""
-    for name, made in recipe.measures.items():
-        if not isinstance(recipe.classifier, KNN):
-            given = type(recipe.classifier).__name__
-            raise ValueError(
-                f"measures: {name} is of neighbours that vote, and the classifier is {given}"
-            )
-        made.check(dataset, recipe.classifier.bank_rows(dataset))
-        layer = recipe.classifier.layers[0]
-        [(_, dim)] = layer_shapes(recipe.defense, dataset, (layer,))
-        made.check_layer(layer, dim, recipe.classifier.metric)
+    classifier = recipe.classifier
+    if not recipe.measures:
+        return
+    if not isinstance(classifier, KNN):
+        name, given = next(iter(recipe.measures)), type(classifier).__name__
+        raise ValueError(f"measures: {name} is of neighbours that vote, and the classifier is {given}")
+    module, shape = recipe.defense.module(dataset.classes), (1, *dataset.train.images.shape[1:])
+    layer = classifier.layers[0]
+    [(_, dim)] = nets.layer_shapes(module, (layer,), shape)
+    for made in recipe.measures.values():
+        made.check(dataset, classifier.bank_rows(dataset))
+        made.check_layer(layer, dim, classifier.metric)

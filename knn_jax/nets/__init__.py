@@ -21,7 +21,7 @@ from knn_jax.nets.idresnet import (
     mnist_idresnet,
     small_idresnet,
 )
-from knn_jax.nets.layers import features, output, taps
+from knn_jax.nets.layers import features, layer_shapes, output, taps
 from knn_jax.nets.lipschitz import (
     LipschitzAutoencoder,
     digits_lipschitz_autoencoder,
@@ -97,6 +97,7 @@ __all__ = [
     "imagenet_racnn",
     "imagenet_resnet18",
     "imagenette_resnet18",
+    "layer_shapes",
     "load_weights",
     "mnist_autoencoder",
     "mnist_convnet",

@@ -26,13 +26,28 @@ def features(
 
     Raises ValueError for a layer that the network does not have.
     """
+    _shapes(module, variables, layers, shape)
+    return Partial(_Layers(module, layers), variables)
+
+
+def layer_shapes(
+    module: Module, layers: tuple[str, ...], shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], ...]:
+    """The shape of each layer for images of `shape`, before the network is trained; ValueError as
+    `features`, and nothing is computed."""
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), image)
+    return _shapes(module, variables, layers, shape)
+
+
+def _shapes(module, variables, layers, shape):
     known = taps(module, variables, shape)
     for layer in layers:
         if layer not in known:
             near = difflib.get_close_matches(layer, known, 1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(f"no layer {layer!r}{hint}: this network's are {', '.join(known)}")
-    return Partial(_Layers(module, layers), variables)
+    return tuple(known[layer] for layer in layers)
 
 
 def output(module: Module, variables: PyTree) -> Partial:

@@ -6,7 +6,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from knn_jax import values
+from knn_jax import nets, values
 from knn_jax.classifiers import Images, Labels, Scores
 from knn_jax.data import Dataset
 from knn_jax.defenses import Defense, Trained
@@ -44,6 +44,14 @@ class Classifier(abc.ABC):
     def searched(self) -> tuple[str, ...]:
         """The layers in which rows vote; none where no rows do."""
         return ()
+
+    def on(self, layers: tuple[str, ...]) -> "Classifier":
+        """The same on other layers; ValueError where no rows vote in layers that can be chosen."""
+        raise ValueError(f"layers={layers}: the classifier is {type(self).__name__}")
+
+    def on_inputs(self, defense: Defense) -> bool:
+        """Whether rows vote on the pixels themselves."""
+        return isinstance(defense.net, nets.Pixels) and self.searched() == ("pixels",)
 
     def bank_rows(self, dataset: Dataset) -> int:
         """How many training images are in the bank."""

@@ -52,11 +52,10 @@ class System:
 
     def on_layers(self, layers: tuple[str, ...]) -> Votes:
         """k-NN on other layers of the network."""
-        if not isinstance(self.classifier, KNN):
-            raise ValueError(f"layers={layers}: the classifier is {type(self.classifier).__name__}")
-        if layers == self.classifier.layers:
+        other = self.classifier.on(layers)
+        if other == self.classifier:
             return self.model
-        return self.classifier.on(layers, self.defense, self.trained, self.dataset)
+        return cast(Votes, other.fit(self.defense, self.trained, self.dataset))
 
     def training_loss(self, source: PyTree) -> Partial:
         """The loss that the network was trained with, on images as they are, or the cross-entropy of

@@ -1,12 +1,12 @@
 """Neighbours that vote: training images in layers of the network, or its prototypes."""
 
+import dataclasses
+
 import jax
-import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from knn_jax import classifiers, defenses, neighbors, nets, values
-from knn_jax.data import Dataset
-from knn_jax.defenses import Defense, Trained
+from knn_jax.defenses import Defense
 from knn_jax.display import progress
 from knn_jax.neighbors.metric import check_metric
 from knn_jax.recipe.classifier import Banked
@@ -43,18 +43,16 @@ class KNN(Banked):
         return f"{self.k}-NN on {self.label(defense)}"
 
     def check(self, defense, dataset):
-        """Also for layers that the network lacks, and a k above the bank."""
+        """Also for layers that the network lacks or the metric does not measure, and a k above the
+        bank."""
         super().check(defense, dataset)
         rows = self.bank_rows(dataset)
         if self.k > rows:
             raise ValueError(f"k={self.k} neighbours asked of a bank of {rows} rows")
-        self.check_layers(self.layers, defense, dataset)
-
-    def check_layers(self, layers: tuple[str, ...], defense: Defense, dataset: Dataset) -> None:
-        """Raises ValueError for layers that the network lacks, or that the metric does not measure."""
-        shapes = layer_shapes(defense, dataset, layers)
+        module, shape = defense.module(dataset.classes), (1, *dataset.train.images.shape[1:])
+        shapes = nets.layer_shapes(module, self.layers, shape)
         if isinstance(self.metric, neighbors.Subspaces):
-            for layer, (_, dim) in zip(layers, shapes, strict=True):
+            for layer, (_, dim) in zip(self.layers, shapes, strict=True):
                 if dim % self.metric.count:
                     raise ValueError(
                         f"classifier.metric={self.metric}: the {dim} numbers of {layer} are no "
@@ -64,6 +62,10 @@ class KNN(Banked):
     def searched(self):
         """Those that it names."""
         return self.layers
+
+    def on(self, layers):
+        """They vote there."""
+        return dataclasses.replace(self, layers=layers)
 
     def uncertified(self, defense):
         """Several layers, and distances other than the Euclidean one."""
@@ -78,23 +80,17 @@ class KNN(Banked):
 
     def fit(self, defense, trained, dataset):
         """k-NN on the layers."""
-        return self.on(self.layers, defense, trained, dataset)
-
-    def on(
-        self, layers: tuple[str, ...], defense: Defense, trained: Trained, dataset: Dataset
-    ) -> classifiers.KNN:
-        """The same on other layers."""
         images, labels = self.bank(dataset)
-        features = nets.features(trained.net, trained.variables, layers, (1, *images.shape[1:]))
+        features = nets.features(trained.net, trained.variables, self.layers, (1, *images.shape[1:]))
         if not self.uncertified(defense):
             features = Partial(precisely, features)
         return classifiers.knn(
-            None if isinstance(defense.net, nets.Pixels) and layers == ("pixels",) else features,
+            None if self.on_inputs(defense) else features,
             images,
             labels,
             k=self.k,
             metric=self.metric,
-            names=layers,
+            names=self.layers,
             track=lambda batches: progress.track(batches, "fitting the bank"),
         )
 
@@ -129,24 +125,12 @@ class Prototypes(Banked):
         """The prototypes, among samples in the same features."""
         if not isinstance(trained.net, nets.PrototypesModule):
             raise ValueError(f"{type(defense).__name__} trains no prototypes: use defenses.Repulsive")
-        samples = self._among(defense).on(("points",), defense, trained, dataset)
+        samples = self._among(defense).fit(defense, trained, dataset)
         return classifiers.prototypes(samples, trained.net.rows(trained.variables))
 
     def _among(self, defense: Defense) -> KNN:
         metric = defense.metric if isinstance(defense, defenses.Repulsive) else neighbors.Euclidean()
         return KNN(layers=("points",), k=1, metric=metric, rows=self.rows)
-
-
-def layer_shapes(
-    defense: Defense, dataset: Dataset, layers: tuple[str, ...]
-) -> tuple[tuple[int, ...], ...]:
-    """The shape of each layer for one image; ValueError for a layer that the network lacks."""
-    net = defense.module(dataset.classes)
-    image = jax.ShapeDtypeStruct((1, *dataset.train.images.shape[1:]), jnp.float32)
-    variables = jax.eval_shape(net.init, jax.random.key(0), image)
-    nets.features(net, variables, layers, image.shape)
-    shapes = nets.taps(net, variables, image.shape)
-    return tuple(shapes[layer] for layer in layers)
 
 
 def precisely(function, *args):

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from knn_jax import nets
 from knn_jax.data import Dataset
 from knn_jax.defenses import Defense
 from knn_jax.recipe.fit import KNN, Classifier, Network, Retrieval
@@ -39,7 +38,7 @@ class Planned:
     @property
     def on_inputs(self) -> bool:
         """Whether the features are the pixels themselves."""
-        return isinstance(self.defense.net, nets.Pixels) and self.layers == ("pixels",)
+        return self.classifier.on_inputs(self.defense)
 
     @property
     def uncertified(self) -> str:
@@ -63,6 +62,4 @@ class Planned:
 
     def check_layers(self, layers: tuple[str, ...]) -> None:
         """Raises ValueError for layers on which rows cannot vote."""
-        if not isinstance(self.classifier, KNN):
-            raise ValueError(f"layers={layers}: the classifier is {type(self.classifier).__name__}")
-        self.classifier.check_layers(layers, self.defense, self.dataset)
+        self.classifier.on(layers).check(self.defense, self.dataset)
