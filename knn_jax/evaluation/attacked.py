@@ -187,19 +187,15 @@ def worst(every: Sequence[Results]) -> Results:
 
 def check(recipe: Recipe, dataset: Dataset) -> None:
     """Raises ValueError for attacks that the recipe cannot run, before any long work."""
-    asked, planned, tests = recipe.evaluate, runs(recipe), len(dataset.test.labels)
+    asked, planned = recipe.evaluate, runs(recipe)
     plan = Planned(recipe.defense, recipe.classifier, dataset)
+    plan.check("attacks", recipe.attacks)
     for name, attack in recipe.attacks.items():
-        try:
-            attack.check_plan(plan)
-        except ValueError as error:
-            raise ValueError(f"attacks.{name}: {error}") from error
         if name not in {run.name for run in planned}:
             has = " and ".join(attack.norms)
             raise ValueError(f"evaluate.norms={asked.norms}: {name} has {has} only")
-        if asked.count(attack) > tests:
-            which = "images" if asked.count(attack) == asked.images else "baseline_images"
-            raise ValueError(f"evaluate.{which}={asked.count(attack)}: the test set has {tests} images")
+        which = "images" if asked.count(attack) == asked.images else "baseline_images"
+        plan.check_images(which, asked.count(attack))
         for norm in asked.norms:
             if isinstance(attack, BallAttack) and norm in attack.norms and not asked.within(norm):
                 field = "radii" if norm == "l2" else "radii_linf"

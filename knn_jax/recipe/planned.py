@@ -1,7 +1,10 @@
 """A system before its network is trained, as attacks and certificates check it."""
 
 import dataclasses
+from collections.abc import Mapping
 
+from knn_jax.attacks import Attack
+from knn_jax.certificates import Certificate
 from knn_jax.data import Dataset
 from knn_jax.defenses import Defense
 from knn_jax.recipe.fit import KNN, Classifier, Network, Retrieval
@@ -14,6 +17,19 @@ class Planned:
     defense: Defense
     classifier: Classifier
     dataset: Dataset
+
+    def check(self, kind: str, methods: Mapping[str, Attack | Certificate]) -> None:
+        """Raises ValueError, with its name in the recipe, for a method that is not of this system."""
+        for name, method in methods.items():
+            try:
+                method.check_plan(self)
+            except ValueError as error:
+                raise ValueError(f"{kind}.{name}: {error}") from error
+
+    def check_images(self, field: str, count: int) -> None:
+        """Raises ValueError for more test images than there are."""
+        if count > self.tests:
+            raise ValueError(f"evaluate.{field}={count}: the test set has {self.tests} images")
 
     @property
     def layers(self) -> tuple[str, ...]:
