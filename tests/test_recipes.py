@@ -310,6 +310,28 @@ def test_a_recipe_that_gives_none_is_refused(write):
         read(write(text))
 
 
+RAISES = "from knn_jax.recipe import Recipe\n\n\ndef recipe() -> Recipe:\n    {}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "error"),
+    [
+        ("x = 1\nx = 1 / 0\n", 2, ZeroDivisionError),
+        ("x = 1\n\ndef recipe(:\n", 3, SyntaxError),
+        ("import json\n\njson.loads('{')\n", 3, json.JSONDecodeError),
+        ("from knn_jax import attacks\nattacks.PGD(steps=0)\n", 2, ValueError),
+        (RAISES.format("raise KeyError('one\\ntwo')"), 5, KeyError),
+    ],
+)
+def test_an_error_in_the_file_is_one_line_with_its_place(write, text, line, error):
+    file = write(text)
+    with pytest.raises(ValueError, match=f"line {line}: {error.__name__}: ") as raised:
+        read(file)
+    assert str(raised.value).startswith(f"{file}, ")
+    assert "\n" not in str(raised.value)
+    assert isinstance(raised.value.__cause__, error)
+
+
 def test_a_file_that_there_is_not_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"there is no recipe .*mine\.py"):
         read(str(tmp_path / "mine.py"))

@@ -1,12 +1,14 @@
 """A recipe: the values that a run is made of, the paper it reproduces, and its named variants."""
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
 import keyword
 import math
 import runpy
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,12 +149,14 @@ class Recipe:
 def read(place: str) -> tuple[Recipe, str]:
     """The recipe of `FILE.py` or its variant, `FILE.py:VARIANT`, and the file's text about it.
 
-    Raises ValueError for a file that is none, and for a variant that there is not.
+    Raises ValueError for a file that is none or that raises an error itself, and for a variant that
+    there is not.
     """
     file, _, variant = place.partition(":")
     if not Path(file).is_file():
         raise ValueError(f"there is no recipe {file}")
-    module = runpy.run_path(file)
+    with _executed(file):
+        module = runpy.run_path(file)
     known = variants(module)
     if "recipe" not in known:
         raise ValueError(f"{file} is no recipe: it needs a function recipe() annotated -> Recipe")
@@ -162,10 +166,26 @@ def read(place: str) -> tuple[Recipe, str]:
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         others = ", ".join(sorted(set(known) - {"recipe"})) or "none"
         raise ValueError(f"{file} has no variant {name!r}{hint}: it has {others}")
-    made = known[name]()
+    with _executed(file):
+        made = known[name]()
     if not isinstance(made, Recipe):
         raise ValueError(f"{file}: {name}() gives no Recipe")
     return made, inspect.cleandoc(module.get("__doc__") or "")
+
+
+@contextlib.contextmanager
+def _executed(file: str) -> Iterator[None]:
+    """Whatever the file raises becomes a ValueError of one line that names the place in the file."""
+    try:
+        yield
+    except Exception as error:
+        steps = traceback.extract_tb(error.__traceback__)
+        line = next((step.lineno for step in reversed(steps) if step.filename == file), None)
+        why = f"{error}"
+        if isinstance(error, SyntaxError) and line is None:  # the file's own
+            line, why = error.lineno, error.msg
+        place = f"{file}, line {line}" if line else file
+        raise ValueError(f"{place}: {type(error).__name__}: {' '.join(why.split())}") from error
 
 
 def variants(module: Mapping[str, object]) -> dict[str, Callable[[], Recipe]]:
