@@ -215,6 +215,18 @@ def test_a_named_attack_has_its_flags_and_no_other():
 
 
 @pytest.mark.parametrize(
+    ("kind", "other", "left", "knob"),
+    [("attack", "pgd", "minimum_norm", "steps"), ("certificate", "margin", "voronoi", "own")],
+)
+def test_a_flag_of_a_method_that_was_left_out_is_no_typo(kind, other, left, knob):
+    flag = f"--{kind}s.{left}.{knob}".replace("_", "-")
+    with pytest.raises(ValueError, match=f"{flag}: --{kind} .*{left}") as error:
+        parse(DIGITS, f"--{kind}", other, flag, "5")
+    assert "\n" not in str(error.value)
+    parse(DIGITS, f"--{kind}", other, left, flag, "5")
+
+
+@pytest.mark.parametrize(
     ("kind", "name", "near"), [("attack", "pdg", "pgd"), ("certificate", "voronio", "voronoi")]
 )
 def test_a_method_that_is_none_is_answered_with_the_nearest(kind, name, near):

@@ -66,6 +66,7 @@ def parse(argv: list[str], about: str) -> tuple[Recipe, str, bool]:
     if set(arguments) & {"-h", "--help"}:
         print(page(f"{name} {place}", about, text, known))
         sys.exit(0)
+    _check_left_out(arguments, original, recipe)
     _check_names(arguments, known, f"{name} {place}")
     made = record("Flags", known)
     given = tyro.cli(made, default=made(), args=arguments, prog=f"{name} {place}", add_help=False)
@@ -75,6 +76,17 @@ def parse(argv: list[str], about: str) -> tuple[Recipe, str, bool]:
     if asked.paper and not same_system(asked, original):
         asked = asked.but(paper=asked.paper.reports({}))
     return asked, given.workdir, given.keep_programs
+
+
+def _check_left_out(arguments: list[str], own: Recipe, chosen: Recipe) -> None:
+    """Raises ValueError for a flag of one of the recipe's methods that the command line left out."""
+    for kind in ("attack", "certificate"):
+        methods, kept = (getattr(recipe, f"{kind}s") for recipe in (own, chosen))
+        for name in methods.keys() - kept.keys():
+            flag = f"--{kind}s.{name}.".replace("_", "-")
+            for word in arguments:
+                if word.startswith(flag):
+                    raise ValueError(f"{word}: --{kind} left {name} out: name it there as well")
 
 
 def _check_names(arguments: list[str], known: list[Flag], what: str) -> None:
