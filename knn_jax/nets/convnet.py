@@ -29,6 +29,11 @@ class ConvNet(Net):
     layers: Layers
     """Channels, window, stride and padding of each convolution."""
 
+    def __post_init__(self):
+        for channels, size, stride, padding in self.layers:
+            values.at_least(1, channels=channels, size=size, stride=stride)
+            values.at_least(0, padding=padding)
+
     def build(self, classes: int) -> "ConvNetModule":
         """The module."""
         return ConvNetModule(self.layers, classes)

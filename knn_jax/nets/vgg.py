@@ -23,6 +23,9 @@ class VGG(Net):
 
     batch_norm = True
 
+    def __post_init__(self):
+        values.at_least(1, blocks=self.blocks, hidden=self.hidden)
+
     def build(self, classes: int) -> "VGGModule":
         """The module."""
         return VGGModule(self.blocks, self.hidden, classes)
