@@ -181,6 +181,7 @@ TOGETHER = [
     ),
     (recipe(PIXELS, fit.KNN(("pixels",), 4), certificate=certificates.Exact()), "k=4: exact"),
     (recipe(certificate=certificates.Exact(box=True)), "box=True"),
+    (recipe(certificate=certificates.VoronoiLinf()), "VoronoiLinf is of neighbours on the pixels"),
     (
         recipe(classifier=fit.Network(top=2), certificate=certificates.Smoothing(0.1)),
         "top=2",

@@ -53,6 +53,8 @@ class Certificate(abc.ABC):
     """What it asks of the classifier, a Protocol."""
     of_features: ClassVar[bool] = True
     """Whether it bounds a change of the features, so that their Lipschitz constant must be known."""
+    of_pixels: ClassVar[bool] = False
+    """Whether these must be the pixels themselves, whose constant is 1."""
     cites: ClassVar[str]
     """Its source: authors, year, arXiv number or title."""
 
@@ -90,6 +92,7 @@ class Certificate(abc.ABC):
         """Raises ValueError, before any long work, for a classifier that it will not cover."""
         if self.of_features and plan.uncertified:
             raise ValueError(f"it cannot cover this classifier: {plan.uncertified}")
+        self._check_pixels(plan.on_inputs)
 
     def check(self, model: PyTree, lipschitz: float | None) -> Float[Array, ""]:
         """The Lipschitz constant as `bound` is to be given it.
@@ -102,7 +105,15 @@ class Certificate(abc.ABC):
             return jnp.float32(1.0)
         if self.needs is Certifiable:
             _check_distance(model)
+            self._check_pixels(model.on_inputs)
         return _constant(model, lipschitz)
+
+    def _check_pixels(self, on_inputs: bool) -> None:
+        if self.of_pixels and not on_inputs:
+            raise ValueError(
+                f"{type(self).__name__} is of neighbours on the pixels themselves: give "
+                "classifiers.knn(None, images, labels); in a recipe nets.Pixels() and its layer, pixels"
+            )
 
     def admitted(
         self, model: PyTree, x: PyTree, y: PyTree, lipschitz: float | None

@@ -28,19 +28,11 @@ class VoronoiLinf(Certificate):
     lower bound."""
 
     norm = "linf"
+    of_pixels = True
     cites = "the bisectors of Wang et al. 2019, arXiv:1906.03972, in the dual norm"
 
     def __post_init__(self):
         values.at_least(1, own=self.own, other=self.other)
-
-    def check(self, model, lipschitz):
-        """As every certificate; ValueError also for features that are not the pixels."""
-        constant = super().check(model, lipschitz)
-        if not model.on_inputs:
-            raise ValueError(
-                "VoronoiLinf is of the pixels themselves: give classifiers.knn(None, images, labels)"
-            )
-        return constant
 
     def bound(self, key, model, x, y, lipschitz):
         """The radius of each image, rounded down.

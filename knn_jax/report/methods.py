@@ -127,8 +127,9 @@ def _attack(kind) -> tuple[str, ...]:
 
 
 def _certificate(kind) -> tuple[str, ...]:
-    needed = "needed" if kind.of_features else ""
-    return _code(kind), _first(kind), COVERS[kind.needs], NORMS[kind.norm], needed, kind.cites
+    needed = "needed" if kind.of_features and not kind.of_pixels else ""
+    covers = "neighbours on the pixels by L2" if kind.of_pixels else COVERS[kind.needs]
+    return _code(kind), _first(kind), covers, NORMS[kind.norm], needed, kind.cites
 
 
 def _defense(kind) -> tuple[str, ...]:
