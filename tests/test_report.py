@@ -61,6 +61,7 @@ def test_an_attack_is_masked_where_decisions_alone_find_less(system, lengths, sh
     names = [row[0] for row in pages.rows(summary)]
     assert names[1] == ("minimum_norm (masked)" if share else "minimum_norm")
     assert names[0] == "boundary"
+    assert ("Masked:" in pages.page(summary, {})) is bool(share)
 
 
 def flagged(norm=NORM, **flags):

@@ -113,8 +113,13 @@ def closed(entry: dict[str, Any]) -> str:
 def flagged(entry: dict[str, Any]) -> str:
     """The attack's name, what makes its number no robustness, and whether what it follows is masked, if
     that was asked."""
-    told = [*flags(entry), *(["masked"] if entry.get("masked", 0.0) > MASKED else [])]
+    told = [*flags(entry), *(["masked"] if is_masked(entry) else [])]
     return f"{entry['name']} ({', '.join(told)})" if told else entry["name"]
+
+
+def is_masked(entry: dict[str, Any]) -> bool:
+    """Whether decisions alone find less than the gradients that the attack followed."""
+    return entry.get("masked", 0.0) > MASKED
 
 
 def flags(entry: dict[str, Any]) -> list[str]:
@@ -174,6 +179,10 @@ def page(report: dict[str, Any], pictures: dict[str, bytes]) -> str:
     if "separation" in report:
         bound += f" The least distance of two prototypes is {report['separation']:.3f} of the most "
         bound += "that so many can have."
+    masked = ""
+    if any(map(is_masked, report["attacks"])):
+        masked = "Masked: the boundary attack finds less, by decisions alone, on more than a twentieth "
+        masked += "of them."
     details = html.escape(json.dumps(report, indent=2))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(report["name"])}</title><style>
@@ -186,10 +195,9 @@ pre {{ background: #f6f6f6; padding: 1rem; overflow: auto }}
 </style></head><body>
 <h1>{html.escape(report["name"])}</h1>
 <p>{html.escape(headline(report))}. Accuracies are over all images, a misclassified one is never
-robust; norms are over successful attacks on correctly classified images. Masked: the boundary attack
-finds less, by decisions alone, on more than a twentieth of them. Where an attack had no gradient to
-follow, or ran out of its steps, that it found nothing is no robustness. Certified radii above the norm
-of an attack: {report["violations"]}. {bound}</p>
+robust; norms are over successful attacks on correctly classified images. {masked} Where an
+attack had no gradient to follow, or ran out of its steps, that it found nothing is no robustness.
+Certified radii above the norm of an attack: {report["violations"]}. {bound}</p>
 <table><tr>{head}</tr>{body}</table>
 {told}
 {images}
