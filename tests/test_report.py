@@ -406,3 +406,11 @@ def test_a_paper_is_told_beside_its_figures(system):
             assert part in told
     found = reported(system, {}, {"margin": certified()}, RECIPE.but(paper=None))
     assert pages.cited(found) == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"), [({"lid": 2.0}, ("2.000", "")), ({"jacobian_norm": 3.0}, ("", "3.000"))]
+)
+def test_one_of_two_measures_of_the_features_is_enough(found, shown):
+    [[_, line]] = pages.measured({"analysis": {"layer": "relu3", "n": 5, "seconds": 1.0, **found}})
+    assert line == ("relu3", "5", *shown)
