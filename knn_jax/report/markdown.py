@@ -177,12 +177,14 @@ def _name(report: Report) -> str:
     return f"{report['name']}{given and ', ' + given}, {report['decider']}"
 
 
-def _check(report) -> None:
-    """Raises whatever it may where something is missing."""
+def _read(text: str) -> Report:
+    """A report; raises whatever it may where something is missing."""
+    report: Report = json.loads(text)
     if not isinstance(report, dict):
         raise ValueError("it holds no fields")
     details([report])
     summary([report])
+    return report
 
 
 def main() -> None:
@@ -197,8 +199,7 @@ def main() -> None:
             elif file.stem in reports:
                 raise ValueError("another one has its name")
             else:
-                reports[file.stem] = json.loads(text)
-                _check(reports[file.stem])
+                reports[file.stem] = _read(text)
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, LookupError, AttributeError) as error:  # whatever it lacks
