@@ -110,8 +110,9 @@ class Report(TypedDict):
 
     `n` and `clean_acc` are of the whole test set. `paper` is `recipe.Paper.told`, and `reported` has
     its figures, of one attack among several in `reported_attacks`; `config` is `Recipe.told`.
-    `violations` counts certified radii above the norm of an attack. Published results name the
-    `recipe`'s file. What else need not be there was added by a defense or a measure.
+    `violations` counts certified radii above the norm of an attack. A defense adds `separation`,
+    measures add `analysis` and `credibility`. Published results name the `recipe`'s file, and older
+    ones lack `command`, `paper` and `test_digest`.
     """
 
     name: str
