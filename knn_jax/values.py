@@ -10,7 +10,7 @@ import math
 import types
 import typing
 from collections.abc import Collection
-from typing import Any, TypeVar, dataclass_transform
+from typing import TypeVar, dataclass_transform
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ def value(cls: type[T]) -> type[T]:
     _check_whole(cls, [name for name, hint in hints.items() if _is_whole(hint)])
     made = dataclasses.dataclass(frozen=True)(cls)
     typing.no_type_check(made.__init__)  # __post_init__ decides, and numbers may be traced
-    names = [field.name for field in dataclasses.fields(typing.cast(Any, made))]
+    names = [field.name for field in dataclasses.fields(typing.cast(PyTree, made))]
     leaves = [name for name in names if _has_floats(hints[name])]
     static = [name for name in names if name not in leaves]
 
@@ -64,7 +64,7 @@ def _check_whole(cls: type, names: list[str]) -> None:
     cls.__post_init__ = check  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _is_whole(hint: Any) -> bool:
+def _is_whole(hint: object) -> bool:
     parts = set(typing.get_args(hint)) - {types.NoneType}
     return hint is int or (parts == {int} and typing.get_origin(hint) is not tuple)
 
@@ -122,30 +122,33 @@ def arrays(one: T) -> T:
     return jax.tree.map(array, one)
 
 
-def told(one: object) -> Any:
+def told(one: PyTree) -> dict[str, object]:
     """A value as JSON has it: its class beside its knobs, tuples as lists, infinity as a text."""
-    if dataclasses.is_dataclass(one) and not isinstance(one, type):
-        knobs = {field.name: told(getattr(one, field.name)) for field in dataclasses.fields(one)}
-        return {CLASS: type(one).__name__, **knobs}
-    if isinstance(one, dict | types.MappingProxyType):
-        return {key: told(part) for key, part in one.items()}
-    if isinstance(one, list | tuple):
-        return [told(part) for part in one]
-    if isinstance(one, float) and not math.isfinite(one):
-        return str(one)
-    return one
+    knobs = {field.name: _told(getattr(one, field.name)) for field in dataclasses.fields(one)}
+    return {CLASS: type(one).__name__, **knobs}
 
 
-def defaults(one: PyTree) -> dict[str, Any]:
+def _told(knob: object) -> object:
+    if dataclasses.is_dataclass(knob) and not isinstance(knob, type):
+        return told(knob)
+    if isinstance(knob, dict | types.MappingProxyType):
+        return {key: _told(part) for key, part in knob.items()}
+    if isinstance(knob, list | tuple):
+        return [_told(part) for part in knob]
+    if isinstance(knob, float) and not math.isfinite(knob):
+        return str(knob)
+    return knob
+
+
+def defaults(one: PyTree) -> dict[str, object]:
     """The knobs of a value as `told` has them, each as it is unless it is given; of values within
     theirs. Those that must be given are left out."""
     found = {}
     for field in dataclasses.fields(one):
         now, usual = getattr(one, field.name), field.default
         if dataclasses.is_dataclass(now):
-            found[field.name] = defaults(now)
-            if type(usual) is type(now):
-                found[field.name][CLASS] = type(now).__name__
+            same = {CLASS: type(now).__name__} if type(usual) is type(now) else {}
+            found[field.name] = defaults(now) | same
         elif usual is not dataclasses.MISSING:
-            found[field.name] = told(usual)
+            found[field.name] = _told(usual)
     return found

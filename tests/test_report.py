@@ -18,6 +18,7 @@ from knn_jax.measures import Measured
 from knn_jax.recipe import fit, papers
 from knn_jax.report import html as pages
 from knn_jax.report import write
+from knn_jax.report.report import AttackEntry, CertificateEntry, Report
 
 LAYER = RECIPE.classifier.label(RECIPE.defense)
 
@@ -407,3 +408,18 @@ def test_a_paper_is_told_beside_its_figures(system):
             assert part in told
     found = reported(system, {}, {"margin": certified()}, RECIPE.but(paper=None))
     assert pages.cited(found) == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"), [({"lid": 2.0}, ("2.000", "")), ({"jacobian_norm": 3.0}, ("", "3.000"))]
+)
+def test_one_of_two_measures_of_the_features_is_enough(found, shown):
+    [[_, line]] = pages.measured({"analysis": {"layer": "relu3", "n": 5, "seconds": 1.0, **found}})
+    assert line == ("relu3", "5", *shown)
+
+
+def test_what_is_written_is_what_the_types_say(system):
+    told = reported(system, {L2: attacked()}, {"margin": certified()})
+    [attack], [certificate] = told["attacks"], told["certificates"]
+    for kind, part in ((Report, told), (AttackEntry, attack), (CertificateEntry, certificate)):
+        assert kind.__required_keys__ <= set(part) <= set(kind.__annotations__)

@@ -2,14 +2,13 @@
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.tree_util import Partial
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from knn_jax import balls, classifiers, losses, neighbors, values
 from knn_jax.attacks import checks
@@ -164,7 +163,7 @@ def _fit(key, bank, labels, learning_rate, *, k, metric, classes, epochs, width,
 
     shares = neighbors.in_tiles(votes, classifiers.BATCH)(bank, jnp.arange(rows))
     first, second, key = jax.random.split(key, 3)
-    parameters: Any = {
+    parameters = {
         "in": jax.random.normal(first, (dim, width), jnp.float32) * (2 / dim) ** 0.5,
         "bias": jnp.zeros(width, jnp.float32),
         "out": jax.random.normal(second, (width, classes), jnp.float32) * (2 / width) ** 0.5,
@@ -189,7 +188,7 @@ def _fit(key, bank, labels, learning_rate, *, k, metric, classes, epochs, width,
         batches = order[: rows - rows % batch_size].reshape(-1, batch_size)
         return lax.scan(step, carry, batches)[0], None
 
-    fitted: Any
+    fitted: PyTree
     start = parameters, optimizer.init(parameters)
     fitted, _ = lax.scan(epoch, start, jax.random.split(key, epochs))[0]
     return {**fitted, "scale": scale}

@@ -2,16 +2,17 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from knn_jax import balls, neighbors, values
 from knn_jax.attacks import ask_loss
 from knn_jax.attacks.ascent import Ascent, relative
+from knn_jax.attacks.ask_settings import ByLayer, Settings, by_layer
 from knn_jax.attacks.attack import Found, Images, Labels, Number
 from knn_jax.classifiers import Scores, Votes, require
 from knn_jax.neighbors.metric import check_metric
@@ -20,7 +21,6 @@ TEMPERATURES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # l2 wants larger 
 TEMPERATURE = (0.03,)
 SHARES = 5  # weights of a layer that `tune` tries, from 0 to 1
 CONFIDENT = 50  # neighbours by whose votes images that resist are told apart (Wang et al., VI.A)
-ByLayer = float | Sequence[float] | Float[Array, ""] | Float[Array, " layer"]
 
 
 @values.value
@@ -198,7 +198,7 @@ def tune(
     *,
     temperatures: Sequence[float] = TEMPERATURES,
     shares: int = SHARES,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> tuple[Float[Array, " layer"], Float[Array, " layer"]]:
     """Temperatures and weights for `ask`, chosen as Wang et al. did: those that fool most of one batch.
 
@@ -217,7 +217,7 @@ def tune(
         found = ask(key, model, x, y, temperature=temperature, weights=weights, **settings)
         return int(found.success.sum())
 
-    source: Any = settings.get("source") or model
+    source: PyTree = settings.get("source") or model
     require(source, Votes, "tune")
     layers = len(source.banks)
     equal = jnp.full(layers, 1 / layers)
@@ -227,17 +227,6 @@ def tune(
         return temperature, equal
     grid = [jnp.asarray(weights, jnp.float32) for weights in _simplex(layers, shares - 1)]
     return temperature, max([equal, *grid], key=lambda weights: fooled(temperature, weights))
-
-
-def by_layer(numbers):
-    """A number for each layer, or one for all, as a tuple; () for None."""
-    if numbers is None:
-        return ()
-    if isinstance(numbers, Tracer):
-        return tuple(jnp.atleast_1d(numbers))
-    if isinstance(numbers, Sequence):
-        return tuple(numbers)
-    return tuple(np.asarray(numbers).ravel().tolist())  # numpy's: a caller may be traced
 
 
 def _simplex(layers: int, parts: int) -> np.ndarray:

@@ -6,7 +6,8 @@ from jaxtyping import Array, Float
 
 from knn_jax import neighbors, values
 from knn_jax.attacks import ask_loss, checks
-from knn_jax.attacks.ask import ASK, ByLayer, by_layer
+from knn_jax.attacks.ask import ASK
+from knn_jax.attacks.ask_settings import ByLayer, by_layer
 from knn_jax.attacks.attack import Images, Labels
 from knn_jax.classifiers import Votes
 

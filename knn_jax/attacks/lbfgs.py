@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -198,7 +198,6 @@ def descend(
             return each.sum(), each
 
         gradient, value = jax.grad(total, has_aux=True)(z)
-        direction: Any
         with jax.numpy_dtype_promotion("standard"):  # optax mixes types
             found = jax.vmap(optimizer.update)(gradient, memory, z)
         direction, memory = jax.tree.map(lambda a, b: a.astype(b.dtype), found, (gradient, memory))

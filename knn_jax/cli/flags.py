@@ -7,14 +7,14 @@ import logging
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import tyro
 
 from knn_jax import attacks, certificates, data
-from knn_jax.cli.knobs import Flag, changed, flags, listed, record
+from knn_jax.cli.knobs import Flag, Group, changed, flags, listed, record
 from knn_jax.cli.page import page
 from knn_jax.display.command import run
 from knn_jax.recipe import Recipe, read, same_system
@@ -55,7 +55,7 @@ def parse(argv: list[str], about: str) -> tuple[Recipe, str, bool]:
     original, text = read(place)
     arguments = [word for argument in arguments for word in _words(argument)]
     recipe = _chosen(original, arguments)
-    known = [
+    known: list[Flag | Group] = [
         Flag("workdir", str, f"runs/{recipe.name}", WORKDIR),
         Flag("data_path", str, "", PATH),
         Flag("attack", tuple[str, ...], tuple(recipe.attacks), ATTACK),
@@ -89,7 +89,7 @@ def _check_left_out(arguments: list[str], own: Recipe, chosen: Recipe) -> None:
                     raise ValueError(f"{word}: --{kind} left {name} out: name it there as well")
 
 
-def _check_names(arguments: list[str], known: list[Flag], what: str) -> None:
+def _check_names(arguments: list[str], known: Sequence[Flag | Group], what: str) -> None:
     """Raises ValueError for a flag that there is not, with the nearest one that there is."""
     every = [f"--{name}" for name, _ in listed(known)]
     switches = [f"--{name}" for name, flag in listed(known) if isinstance(flag.now, bool)]

@@ -8,8 +8,10 @@ import itertools
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from jaxtyping import PyTree
 
 from knn_jax.neighbors import Metric
 
@@ -18,16 +20,25 @@ PLAIN = (int, float, bool, str)
 
 
 class Flag(NamedTuple):
-    """One flag of the command line, or with `hint` None the flags of a value within."""
+    """One flag of the command line."""
 
     name: str
-    hint: Any  # a type form
-    now: Any
+    hint: object
+    """Its type, as it is annotated."""
+    now: object
     """What it is unless it is given."""
-    text: str = ""
+    text: str
 
 
-def flags(value: object) -> list[Flag]:
+class Group(NamedTuple):
+    """The flags of a value within another, or of several by name."""
+
+    name: str
+    flags: "Sequence[Flag | Group]"
+    text: str
+
+
+def flags(value: object) -> list[Flag | Group]:
     """The knobs of a value: those of nested values within, and only what the command line can say."""
     found = []
     texts, hints = documented(type(value)), typing.get_type_hints(type(value))
@@ -35,8 +46,8 @@ def flags(value: object) -> list[Flag]:
         hint = hints[name]
         if isinstance(now, Mapping):
             made = ((key, part) for key, part in now.items() if dataclasses.is_dataclass(part))
-            parts = (Flag(key, None, flags(part), _title(part)) for key, part in made)
-            inner = [part for part in parts if part.now]
+            parts = (Group(key, flags(part), _title(part)) for key, part in made)
+            inner = [part for part in parts if part.flags]
         elif isinstance(now, Metric):
             continue  # another metric is another value
         elif dataclasses.is_dataclass(now):
@@ -47,16 +58,16 @@ def flags(value: object) -> list[Flag]:
         else:
             continue
         if inner:
-            found.append(Flag(name, None, inner, _title(now)))
+            found.append(Group(name, inner, _title(now)))
     return found
 
 
-def listed(known: list[Flag], prefix: str = "") -> Iterator[tuple[str, Flag]]:
+def listed(known: Sequence[Flag | Group], prefix: str = "") -> Iterator[tuple[str, Flag]]:
     """The flags that take a value, by their dotted names as the command line has them."""
     for flag in known:
         name = f"{prefix}{flag.name}".replace("_", "-")
-        if flag.hint is None:
-            yield from listed(flag.now, f"{name}.")
+        if isinstance(flag, Group):
+            yield from listed(flag.flags, f"{name}.")
         else:
             yield name, flag
 
@@ -75,12 +86,12 @@ def first_sentence(text: str) -> str:
     return line[:end].rstrip(".")
 
 
-def record(name: str, flags: list[Flag]) -> type:
+def record(name: str, flags: Sequence[Flag | Group]) -> type:
     """A dataclass of the flags, for tyro to parse."""
     fields = []
     for flag in flags:
-        if flag.hint is None:
-            made = record(flag.name, flag.now)
+        if isinstance(flag, Group):
+            made = record(flag.name, flag.flags)
             fields.append((flag.name, made, dataclasses.field(default_factory=made)))
         else:
             fields.append((flag.name, flag.hint, flag.now))
@@ -105,12 +116,12 @@ def changed(value: T, given: object, place: str = "") -> T:
         elif new != now:
             changes[name] = new
     try:
-        return dataclasses.replace(typing.cast(Any, value), **changes) if changes else value
+        return dataclasses.replace(typing.cast(PyTree, value), **changes) if changes else value
     except ValueError as error:
         raise ValueError(f"{place}: {error}" if place else f"{error}") from error
 
 
-def choices(hint: object) -> tuple[Any, ...]:
+def choices(hint: object) -> tuple[str, ...]:
     """The names of which a knob is one, or several; none for any other knob."""
     if typing.get_origin(hint) is typing.Literal:
         return typing.get_args(hint)

@@ -1,7 +1,5 @@
 """scikit-learn's handwritten digits, which come with it."""
 
-from typing import Any
-
 import numpy as np
 from sklearn.datasets import load_digits
 
@@ -20,6 +18,7 @@ class Digits(Data):
 
     def read(self, track):
         """Training and test images, the same in any version of the split."""
-        bunch: Any = load_digits()
-        every = Split((bunch.images[..., None] / 16).astype(np.float32), bunch.target.astype(np.int32))
+        pixels, labels = load_digits(return_X_y=True)
+        images = (np.reshape(pixels, (-1, 8, 8, 1)) / 16).astype(np.float32)
+        every = Split(images, np.asarray(labels, np.int32))
         return halves(self.place, every, 0.2, 0)

@@ -3,6 +3,7 @@
 import difflib
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class TFDS(Data):
         return tfds.builder(self.name, data_dir=root)
 
 
-def _decoded(builder: Any, name: str, size: int, track: Track) -> Split:
+def _decoded(builder, name: str, size: int, track: Track) -> Split:
     """A split, from the arrays kept beside the set if there are any."""
     cache = Path(builder.data_dir) / f"decoded{size or ''}_{name}"
     parts = [cache / f"{part}.npy" for part in Split._fields]
@@ -106,7 +107,7 @@ def _decoded(builder: Any, name: str, size: int, track: Track) -> Split:
     return split
 
 
-def _source(builder: Any, name: str) -> Any:
+def _source(builder, name: str) -> Sequence[Mapping[str, np.ndarray]]:
     try:
         return builder.as_data_source(name)
     except NotImplementedError as error:

@@ -4,7 +4,7 @@ Figures are made without pyplot, which would set the backend of whoever imports 
 """
 
 import io
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -21,11 +21,17 @@ SHOWN = 6  # examples in a picture
 
 
 def axes(
-    rows: int, columns: int, size: tuple[float | int, float | int], **settings: Any
+    rows: int,
+    columns: int,
+    size: tuple[float | int, float | int],
+    *,
+    sharey: bool = False,
+    projection: Literal["3d"] | None = None,
 ) -> tuple[Figure, np.ndarray]:
     """A figure of that size in inches, and its axes (row, column)."""
     figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **settings)
+    kind = {"projection": projection}
+    return figure, figure.subplots(rows, columns, sharey=sharey, squeeze=False, subplot_kw=kind)
 
 
 def png(figure: Figure) -> bytes:

@@ -1,8 +1,8 @@
 """Attacks on the first test images: for the smallest perturbation, and in the ball of each radius."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from knn_jax.recipe.fit import System
 from knn_jax.recipe.planned import Planned
 
 NORMS: tuple[balls.Norm, ...] = ("l2", "linf")
-FLAGS = ("no_gradient", "exhausted")  # of `attacks.Found`, of each image
+FLAGS: Final = ("no_gradient", "exhausted")  # of `attacks.Found`, of each image
 
 
 class Run(NamedTuple):
@@ -104,7 +104,7 @@ def attack(
     return chunks.results(_program(run, asked), name)
 
 
-def _program(run: Run, asked: Evaluate) -> Any:
+def _program(run: Run, asked: Evaluate) -> Callable[..., dict[str, Array]]:
     """What is computed of a chunk, as a function of the attack, the classifier and its source."""
     radii = jnp.asarray(asked.within(run.norm), jnp.float32)
     trials = asked.trials if run.attack.draws else 1

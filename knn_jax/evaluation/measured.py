@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from knn_jax import nets
 from knn_jax.classifiers import Votes
 from knn_jax.data import Dataset, Split
@@ -57,7 +59,7 @@ class Run(NamedTuple):
 
     def over(
         self, name: str, function: Callable[..., dict], split: Split, settings: Sequence[object]
-    ) -> Arrays:
+    ) -> dict[str, np.ndarray | float]:
         """The function's arrays over all images of the split, chunk by chunk."""
         chunks = Resumable(
             name,
@@ -71,7 +73,7 @@ class Run(NamedTuple):
             split=split,
         )
         found = chunks.results(function, f"measuring {name.replace('_', ' ')}")
-        return {**found.arrays, SECONDS: found.seconds}  # pyright: ignore[reportReturnType]
+        return {**found.arrays, SECONDS: found.seconds}
 
 
 def measure(recipe: Recipe, system: System, attacked: Attacked, folder: Path) -> Measured:

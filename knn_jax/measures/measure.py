@@ -5,7 +5,7 @@ A new measure is one file: a class decorated by `values.value`, its knobs as fie
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import PyTree
@@ -26,7 +26,7 @@ class Measured(NamedTuple):
     pictures  PNG bytes by file name
     """
 
-    summary: dict[str, Any]
+    summary: Mapping[str, object]
     columns: Mapping[str, np.ndarray] = {}
     pictures: Mapping[str, bytes] = {}
 
@@ -67,7 +67,7 @@ class Context(Protocol):
 
     def over(
         self, name: str, function: Callable[..., dict], split: data.Split, settings: Sequence[object]
-    ) -> dict[str, Any]:
+    ) -> Mapping[str, np.ndarray | float]:
         """The arrays of `function(model, key, x, y)` over all images of the split, and `seconds`, how
         long they took.
 
@@ -117,11 +117,10 @@ def join(found: Sequence[Measured]) -> Measured:
     Measures that tell of the same thing under one key of report.json are joined there: seconds are
     added, and `n` is the least number of images of each.
     """
-    summary: dict[str, Any] = {}
+    summary: dict[str, object] = {}
     for measured in found:
         for key, told in measured.summary.items():
-            both = isinstance(told, dict) and key in summary
-            summary[key] = _joined(summary[key], told) if both else told
+            summary[key] = _joined(summary.get(key), told)
     columns, pictures = ({k: v for one in found for k, v in part(one).items()} for part in _PARTS)
     return Measured(summary, columns, pictures)
 
@@ -129,7 +128,9 @@ def join(found: Sequence[Measured]) -> Measured:
 _PARTS = (lambda one: one.columns), (lambda one: one.pictures)
 
 
-def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def _joined(one: object, other: object) -> object:
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return other
     told = one | other
     for key, rule in ((SECONDS, sum), ("n", min)):
         numbers = [part[key] for part in (one, other) if key in part]

@@ -56,7 +56,7 @@ def _subspaces(metric: neighbors.Metric) -> int:
 def draw(kinds: Mapping[str, Points3], parts: int) -> bytes:
     """For each kind of image (points, labels) a row of pictures, one of each 3-dimensional part."""
     size = 3 * parts, 3 * len(kinds)
-    figure, places = canvas.axes(len(kinds), parts, size, subplot_kw={"projection": "3d"})
+    figure, places = canvas.axes(len(kinds), parts, size, projection="3d")
     for row, (name, (points, labels)) in zip(places, kinds.items(), strict=True):
         for i, (axis, part) in enumerate(zip(row, np.split(points, parts, 1), strict=True), 1):
             axis.scatter(*part.T, c=labels, cmap="tab10", s=2)

@@ -1,7 +1,7 @@
 """What a search will take, before it is run."""
 
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,14 +42,15 @@ def estimate(
     Compiles the search and times a sample of at most 2^16 random rows and 128 queries. Raises
     ValueError as `search` does.
     """
-    options: Any = {"metric": metric, "coarse": coarse}
 
     def compiled(queries, rows):
         query = jax.ShapeDtypeStruct((queries, dim), jnp.float32)
         bank = jax.ShapeDtypeStruct((rows, dim), dtype)
-        return jax.jit(lambda q, b: search(q, b, k, **options)).lower(query, bank).compile()
+        found = jax.jit(lambda q, b: search(q, b, k, metric=metric, coarse=coarse))
+        return found.lower(query, bank).compile()
 
-    memory: Any = compiled(queries, rows).memory_analysis()
+    memory = compiled(queries, rows).memory_analysis()
+    assert memory is not None
     some, few = min(rows, max(k, SAMPLE[0])), min(queries, SAMPLE[1])
     bank = jax.random.uniform(jax.random.key(0), (some, dim), maxval=255.0).astype(dtype)
     query = jax.random.uniform(jax.random.key(1), (few, dim), maxval=255.0)

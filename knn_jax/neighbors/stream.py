@@ -3,7 +3,6 @@
 import functools
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +75,7 @@ def _piece(metric, coarse, query, piece, k, eligible, start):
 _merged = jax.jit(merge, static_argnames="k")
 
 
-def _stamp(bank: Any) -> tuple[int, int] | None:
+def _stamp(bank: np.ndarray) -> tuple[int, int] | None:
     """Size and time of change of a memory map's file; None where there is no file (any more)."""
     if not isinstance(bank, np.memmap) or bank.filename is None or not os.path.exists(bank.filename):
         return None

@@ -13,7 +13,7 @@ import sys
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def write(file: str | Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(stream, allow_pickle=False, **arrays)
 
 
-def _legacy(content: bytes) -> tuple[Any, dict[str, bytes]]:
+def _legacy(content: bytes) -> tuple[object, dict[str, bytes]]:
     """Arrays of a file from before PyTorch 1.6: pickles, then each storage's size and bytes."""
     stream = io.BytesIO(content)
     magic, protocol, system = (_Reader(stream).load() for _ in range(3))
@@ -90,7 +90,7 @@ def _legacy(content: bytes) -> tuple[Any, dict[str, bytes]]:
     return found, storages
 
 
-def _zipped(content: bytes) -> tuple[Any, dict[str, bytes]]:
+def _zipped(content: bytes) -> tuple[object, dict[str, bytes]]:
     """Arrays of a file since PyTorch 1.6: a zip of one pickle and a member for each storage."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         name = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)

@@ -10,7 +10,7 @@ import runpy
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from knn_jax import balls, values
 from knn_jax.attacks import Attack
@@ -44,7 +44,7 @@ class Paper:
         """The same paper with these figures."""
         return dataclasses.replace(self, figures=figures)
 
-    def told(self) -> dict[str, Any]:
+    def told(self) -> dict[str, str | int | None]:
         """As report.json has it, without the figures."""
         return {"title": self.title, "authors": self.authors, "year": self.year, "link": self.link}
 
@@ -135,12 +135,12 @@ class Recipe:
         """The recipe without its paper's figures, as those of another system are made."""
         return self.but(paper=self.paper and self.paper.reports({}))
 
-    def told(self) -> dict[str, Any]:
+    def told(self) -> dict[str, object]:
         """As config.json and report.json have it, without the paper."""
-        fields = (field.name for field in dataclasses.fields(self))
-        return {name: values.told(getattr(self, name)) for name in fields if name != "paper"}
+        every = values.told(self).items()
+        return {name: part for name, part in every if name not in (values.CLASS, "paper")}
 
-    def defaults(self) -> dict[str, Any]:
+    def defaults(self) -> dict[str, dict[str, object]]:
         """The knobs of what trains the network, each as it is unless it is given."""
         parts = {"data": self.data, "defense": self.defense, "optim": self.optim}
         return {name: values.defaults(part) for name, part in parts.items()}
@@ -205,7 +205,7 @@ def same_system(one: Recipe, other: Recipe) -> bool:
 
     given = one.defense.weights or other.defense.weights
 
-    def system(recipe: Recipe) -> list[Any]:
+    def system(recipe: Recipe) -> list[object]:
         data = values.told(recipe.data)
         kept = {name: part for name, part in data.items() if name in ("train_images", "size")}
         defense, optim, decides = map(values.told, (recipe.defense, recipe.optim, recipe.classifier))

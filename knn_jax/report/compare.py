@@ -8,40 +8,17 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from knn_jax import data, values
+from knn_jax import balls, data, values
 from knn_jax.display import command, progress
 from knn_jax.report import figures
+from knn_jax.report.figures.comparison import Run
+from knn_jax.report.report import Report
 from knn_jax.workdir import digest, files
 
 SHOWN = 6  # images in the grid
-
-
-class Run(NamedTuple):
-    """A finished attack: its report, and of each attacked image the smallest perturbation found.
-
-    norm   inf: none found, 0: wrong without one
-    right  whether it is classified correctly without one
-    label  its class
-    given  the class that it is given, with this perturbation
-    norms  of each attack by itself, on those of the images that it was run on
-    """
-
-    report: dict[str, Any]
-    image: np.ndarray
-    norm: np.ndarray
-    right: np.ndarray
-    label: np.ndarray
-    given: np.ndarray
-    norms: dict[str, np.ndarray]
-
-    def mean(self) -> float | None:
-        """Of the norms found, without those of images that are wrong anyhow; None where none is."""
-        found = self.norm[self.right & np.isfinite(self.norm) & (self.norm > 0)]
-        return float(found.mean()) if len(found) else None
 
 
 def compare(out: str, workdirs: list[str]) -> list[Path]:
@@ -56,7 +33,9 @@ def compare(out: str, workdirs: list[str]) -> list[Path]:
     reports = {workdir: _report(folder) for workdir, folder in folders.items()}
     first = next(iter(reports))
     norms = [{a["norm"] for a in report["attacks"]} for report in reports.values()]
-    shared = [a["norm"] for a in reports[first]["attacks"] if all(a["norm"] in n for n in norms)]
+    shared: list[balls.Norm] = [
+        a["norm"] for a in reports[first]["attacks"] if all(a["norm"] in n for n in norms)
+    ]
     if not shared:
         raise ValueError(
             "the runs have no norm in common: run attack.py with --evaluate.norms l2 on each"
@@ -100,7 +79,7 @@ def compare(out: str, workdirs: list[str]) -> list[Path]:
     return [into / name for name in pictures]
 
 
-def _report(folder: Path) -> dict[str, Any]:
+def _report(folder: Path) -> Report:
     for file in ("report.json", "results.csv", "adversarial.npz"):
         if not (folder / file).is_file():
             raise ValueError(f"{folder} has no {file}: run attack.py with --workdir {folder} first")
@@ -118,18 +97,26 @@ def _report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def _data(report: dict[str, Any]) -> tuple[str, ...]:
-    return report["dataset"], f"size {report['config']['data'].get('size', 0)}"
+def _data(report: Report) -> tuple[str, ...]:
+    return report["dataset"], f"size {_knobs(report).get('size', 0)}"
 
 
-def _source(report: dict[str, Any]) -> data.Data:
+def _source(report: Report) -> data.Data:
     """The data set of a report."""
-    knobs = dict(report["config"]["data"])
+    knobs = _knobs(report)
     kinds = {kind.__name__: kind for kind in (data.Digits, data.TFDS, data.NPZ, data.Folder)}
     return kinds[knobs.pop(values.CLASS)](**knobs)
 
 
-def _finished(folder: Path, report: dict[str, Any], norm: str) -> Run:
+def _knobs(report: Report) -> dict:
+    """A copy of what `values.told` tells of the data set."""
+    knobs = report["config"]["data"]
+    if not isinstance(knobs, dict):
+        raise ValueError(f"{knobs!r} is no data set")
+    return dict(knobs)
+
+
+def _finished(folder: Path, report: Report, norm: balls.Norm) -> Run:
     """The smallest perturbations of a workdir; ValueError where its files are not of one run."""
     try:
         return _run(folder, report, norm)
@@ -142,7 +129,7 @@ def _finished(folder: Path, report: dict[str, Any], norm: str) -> Run:
         ) from error
 
 
-def _run(folder: Path, report: dict[str, Any], norm: str) -> Run:
+def _run(folder: Path, report: Report, norm: balls.Norm) -> Run:
     """The smallest perturbations of a workdir, whichever attack found them."""
     with open(folder / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -169,7 +156,7 @@ def _run(folder: Path, report: dict[str, Any], norm: str) -> Run:
     return Run(report, image[least], lengths[least], clean == label, label, given, norms)
 
 
-def _confusions(runs: list[Run], norm: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def _confusions(runs: list[Run], norm: balls.Norm) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Of each run the classes given within the least radius that it reports, and how much it has in
     common with the first (Serban et al. 2021, section 5)."""
     first = None

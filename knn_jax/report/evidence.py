@@ -1,9 +1,10 @@
 """What a report has to say of robustness: what is reported, found and certified, in this order."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from knn_jax.report import html
+from knn_jax.report.report import AttackEntry, CertificateEntry, Report, Within
 
 FEW = 1000  # images, below which a share is told with its 95% interval
 
@@ -19,7 +20,7 @@ class Figure(NamedTuple):
     """The share of right images that an attack fooled; None of certificates."""
     mean: float | None
     """Of the norms found, or of the radii certified."""
-    within: dict[str, Any]
+    within: Within
     """Accuracies by radius; with its interval where there were trials."""
     flags: str = ""
     """What makes an attack's number no robustness."""
@@ -45,7 +46,7 @@ class Told(NamedTuple):
     """Of the smoothed classifier, which is one of its own."""
 
 
-def told(report: dict[str, Any]) -> Told:
+def told(report: Report) -> Told:
     """What the paper reported, its attacks reproduced, the strongest, and what is certified."""
     clean = report["clean_acc"]
 
@@ -94,13 +95,13 @@ def told(report: dict[str, Any]) -> Told:
     )
 
 
-def _widest(certificates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _widest(certificates: list[CertificateEntry]) -> list[CertificateEntry]:
     """The certificate with the largest mean radius, the last of equal ones; none of none."""
     return sorted(certificates, key=lambda entry: entry["mean_radius"] or 0.0)[-1:]
 
 
-def _flagged(what: str, entry: dict[str, Any]) -> str:
-    return html.flagged(entry | {"name": what})
+def _flagged(what: str, entry: AttackEntry) -> str:
+    return html.flagged({**entry, "name": what})
 
 
 def interval(share: float, n: int) -> tuple[float, float]:

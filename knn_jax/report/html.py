@@ -4,10 +4,11 @@ import base64
 import html
 import json
 from collections.abc import Collection
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
+
+from knn_jax.report.report import AttackEntry, CertificateEntry, Report, Within
 
 COLUMNS = (
     *("", "norm", "n", "success", "mean", "median", "squared / pixels"),
@@ -17,7 +18,7 @@ FLAGS = {"no_gradient": "no gradient", "exhausted": "out of steps"}  # of an att
 MASKED = 0.05  # of the images at least, on which the boundary attack finds less than one by gradients
 
 
-def headline(report: dict[str, Any]) -> str:
+def headline(report: Report) -> str:
     """What was evaluated, in one line."""
     given, rows = report["weights"], report["bank_rows"] or ""
     weights = given and f" with {given}"
@@ -27,11 +28,11 @@ def headline(report: dict[str, Any]) -> str:
     )
 
 
-def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+def rows(report: Report) -> list[tuple[str, ...]]:
     """Each attack and certificate as one text for each of COLUMNS."""
 
     def row(name, entry, success, mean, median, accuracies):
-        numbers = ("" if v is None else f"{v:.3f}" for v in (success, mean, median))
+        numbers = map(_number, (success, mean, median))
         normalised = entry.get("mean_normalised")  # as Zhao & Cho 2018 measure it
         per_pixel = "" if normalised is None else f"{normalised:.1e}"
         told = within(accuracies), f"{entry['seconds']:.1f}"
@@ -48,29 +49,29 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     return [*attacks, *certificates]
 
 
-def measured(report: dict[str, Any]) -> list[list[tuple[str, ...]]]:
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def measured(report: Report) -> list[list[tuple[str, ...]]]:
     """Tables of what was measured of features and votes, their heads first; those that there are."""
     tables = []
     if "analysis" in report:
         found = report["analysis"]
-        dimension = "" if found["lid"] is None else f"{found['lid']:.3f}"
+        numbers = found.get("lid"), found.get("jacobian_norm")
         head = ("layer", "n", "local dimension", "Jacobian norm")
-        line = (found["layer"], str(found["n"]), dimension, f"{found['jacobian_norm']:.3f}")
-        tables.append([head, line])
-    asked = [entry for entry in report.get("attacks", ()) if "information" in entry]
-    if asked:
-        head = ("attack", "information, clean", "adversarial", "agreed: fell", "resisted")
-        both = (
-            *(("information", "clean"), ("information", "adversarial")),
-            *(("agreed", "fell"), ("agreed", "resisted")),
+        tables.append([head, (found["layer"], str(found["n"]), *map(_number, numbers))])
+    lines = [
+        (
+            f"{a['name']}, {a['norm']}",
+            *(_number(a["information"][which]) for which in ("clean", "adversarial")),
+            *(_number(a["agreed"][which]) for which in ("fell", "resisted")),
         )
-        lines = [
-            (
-                f"{a['name']}, {a['norm']}",
-                *("" if a[of][which] is None else f"{a[of][which]:.3f}" for of, which in both),
-            )
-            for a in asked
-        ]
+        for a in report.get("attacks", ())
+        if "information" in a and "agreed" in a
+    ]
+    if lines:
+        head = ("attack", "information, clean", "adversarial", "agreed: fell", "resisted")
         tables.append([head, *lines])
     if "credibility" in report:
         lines = [
@@ -81,21 +82,21 @@ def measured(report: dict[str, Any]) -> list[list[tuple[str, ...]]]:
     return tables
 
 
-def table(report: dict[str, Any]) -> Table:
+def table(report: Report) -> Table:
     """For the terminal."""
     words = COLUMNS[:2]
     return terminal([COLUMNS, *rows(report)], words, title=Text(headline(report)))
 
 
 def terminal(
-    table: list[tuple[str, ...]], words: Collection[str] | None = None, **settings: Any
+    table: list[tuple[str, ...]], words: Collection[str] | None = None, title: Text | None = None
 ) -> Table:
     """A table, its head first, for the terminal; columns but those of `words`, if given, are numbers.
 
     Its texts are taken to the letter: names from outside may look like rich's markup.
     """
     head, *lines = table
-    shown = Table(**settings)
+    shown = Table(title=title)
     for column in head:
         number = words is not None and column not in words
         shown.add_column(Text(column), justify="right" if number else "left")
@@ -104,38 +105,38 @@ def terminal(
     return shown
 
 
-def closed(entry: dict[str, Any]) -> str:
+def closed(entry: CertificateEntry) -> str:
     """The certificate's name, and the share of images whose exact radius was left open, if any."""
     left = 1 - entry.get("closed", 1.0)
     return f"{entry['name']} ({left:.1%} open)" if left else entry["name"]
 
 
-def flagged(entry: dict[str, Any]) -> str:
+def flagged(entry: AttackEntry) -> str:
     """The attack's name, what makes its number no robustness, and whether what it follows is masked, if
     that was asked."""
     told = [*flags(entry), *(["masked"] if is_masked(entry) else [])]
     return f"{entry['name']} ({', '.join(told)})" if told else entry["name"]
 
 
-def is_masked(entry: dict[str, Any]) -> bool:
+def is_masked(entry: AttackEntry) -> bool:
     """Whether decisions alone find less than the gradients that the attack followed."""
     return entry.get("masked", 0.0) > MASKED
 
 
-def flags(entry: dict[str, Any]) -> list[str]:
+def flags(entry: AttackEntry) -> list[str]:
     """On how many images an attack had no gradient to follow, or ran out of its steps, if on any."""
     counts = {what: entry.get(flag, 0) for flag, what in FLAGS.items()}
     return [f"{what} on {count} of {entry['n']}" for what, count in counts.items() if count]
 
 
-def accuracies(entry: dict[str, Any]) -> dict[str, Any]:
+def accuracies(entry: AttackEntry) -> Within:
     """Of an attack within each radius; over several trials the mean and its 95% interval."""
-    if "interval" not in entry:
-        return entry["robust_acc"]
-    return {r: (mean, entry["interval"][r]) for r, mean in entry["mean_acc"].items()}
+    if "interval" in entry and "mean_acc" in entry:
+        return {r: (mean, entry["interval"][r]) for r, mean in entry["mean_acc"].items()}
+    return entry["robust_acc"]
 
 
-def within(accuracies: dict[str, Any]) -> str:
+def within(accuracies: Within) -> str:
     """Radii and the accuracy within each, as one text."""
 
     def told(value):
@@ -144,7 +145,7 @@ def within(accuracies: dict[str, Any]) -> str:
     return "  ".join(f"{float(radius):.4g}: {told(value)}" for radius, value in accuracies.items())
 
 
-def cited(report: dict[str, Any]) -> str:
+def cited(report: Report) -> str:
     """The paper whose system the recipe reproduces, and what it reports of it; empty without one."""
     paper = report.get("paper")
     if not paper:
@@ -155,7 +156,7 @@ def cited(report: dict[str, Any]) -> str:
     return f"{paper['authors']} ({year}), {paper['title']}, {paper['link']}: {reports}"
 
 
-def page(report: dict[str, Any], pictures: dict[str, bytes]) -> str:
+def page(report: Report, pictures: dict[str, bytes]) -> str:
     """One HTML file with everything inside."""
     head = "".join(f"<th>{column}</th>" for column in COLUMNS)
     lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows(report))

@@ -9,11 +9,11 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from knn_jax.display import command
 from knn_jax.report import html, pipes
 from knn_jax.report.evidence import Figure, bounds, short, shown_share, told
+from knn_jax.report.report import Report
 from knn_jax.workdir.files import whole
 
 SUMMARY = (
@@ -24,7 +24,7 @@ FIGURES = ("", "", "n", "clean", "found", "mean", "accuracy within radius")
 NUMBER = re.compile(r"<!-- (\S+) ([^>]+?) (\S+) -->[^<]*<!-- / -->")
 
 
-def summary(reports: list[dict[str, Any]]) -> str:
+def summary(reports: list[Report]) -> str:
     """One line of each report and norm: the accuracy within one radius, its 95% interval, and the mean
     norm behind it; in the columns that are ours, `paper` tells what the paper has.
 
@@ -35,7 +35,7 @@ def summary(reports: list[dict[str, Any]]) -> str:
     return pipes.table(SUMMARY, [line for report in reports for line in _summary(report)])
 
 
-def _summary(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+def _summary(report: Report) -> Iterator[tuple[str, ...]]:
     every, name = told(report), _name(report)
     figures = [figure for kind in every[:-1] for figure in kind]
 
@@ -83,7 +83,7 @@ def _least(figures: list[Figure], radius: str) -> str:
     return " ".join(filter(None, [told, mean, figure.flags]))
 
 
-def lines(report: dict[str, Any]) -> list[tuple[str, ...]]:
+def lines(report: Report) -> list[tuple[str, ...]]:
     """One for each of what is told of a report, as one text for each of FIGURES."""
 
     def line(figure):
@@ -100,7 +100,7 @@ def lines(report: dict[str, Any]) -> list[tuple[str, ...]]:
     return [line(figure) for kind in told(report) for figure in kind]
 
 
-def details(reports: list[dict[str, Any]]) -> str:
+def details(reports: list[Report]) -> str:
     """The lines of all reports in one table; then what was measured, the same of all in one table."""
     tables: dict[tuple[str, ...], list] = {
         FIGURES: [line for report in reports for line in lines(report)]
@@ -111,7 +111,7 @@ def details(reports: list[dict[str, Any]]) -> str:
     return "\n".join(pipes.table(head, lines) for head, lines in tables.items())
 
 
-def fill(text: str, reports: dict[str, dict[str, Any]]) -> str:
+def fill(text: str, reports: dict[str, Report]) -> str:
     """The text with its table made anew, between `<!-- summary -->` or `<!-- details -->` and
     `<!-- end -->`, and each number between `<!-- RUN ATTACK WHAT -->` and `<!-- / -->`, as `number` has
     it of the report of that name.
@@ -136,7 +136,7 @@ def fill(text: str, reports: dict[str, dict[str, Any]]) -> str:
     return NUMBER.sub(told, text)
 
 
-def number(report: dict[str, Any], entry: str, what: str) -> str:
+def number(report: Report, entry: str, what: str) -> str:
     """One number of a report as text: what was `reported`; of `all` images the clean accuracy; of an
     attack or certificate its n, its mean norm or radius, the share found, or the accuracy within a
     radius. `adaptive` is our strongest attack; `NAME/linf` that in one of several norms. Shares of few
@@ -172,17 +172,19 @@ def number(report: dict[str, Any], entry: str, what: str) -> str:
     return shown_share(value[0] if isinstance(value, tuple) else value, found["n"])
 
 
-def _name(report: dict[str, Any]) -> str:
+def _name(report: Report) -> str:
     given = report["weights"]
     return f"{report['name']}{given and ', ' + given}, {report['decider']}"
 
 
-def _check(report: Any) -> None:
-    """Raises whatever it may where something is missing."""
+def _read(text: str) -> Report:
+    """A report; raises whatever it may where something is missing."""
+    report: Report = json.loads(text)
     if not isinstance(report, dict):
         raise ValueError("it holds no fields")
     details([report])
     summary([report])
+    return report
 
 
 def main() -> None:
@@ -197,8 +199,7 @@ def main() -> None:
             elif file.stem in reports:
                 raise ValueError("another one has its name")
             else:
-                reports[file.stem] = json.loads(text)
-                _check(reports[file.stem])
+                reports[file.stem] = _read(text)
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, LookupError, AttributeError) as error:  # whatever it lacks

@@ -1,7 +1,7 @@
 """What report.json tells of each attack and certificate: numbers made of their outcomes."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import numpy as np
 from scipy import stats
@@ -13,11 +13,12 @@ from knn_jax.evaluation.attacked import FLAGS, Attacked, Run
 from knn_jax.evaluation.resumable import Results
 from knn_jax.recipe import Recipe
 from knn_jax.recipe.fit import Retrieval
+from knn_jax.report.report import Besides, CertificateEntry, Outcome, Times
 
 
 def attack(
     recipe: Recipe, name: str, norm: balls.Norm, outcome: Results, correct: np.ndarray
-) -> dict[str, Any]:
+) -> Outcome:
     """Of one attack: success and norms of images that are classified correctly, accuracies of all; and
     on how many of those that are right it had no gradient to follow, or ran out of its steps."""
     arrays = outcome.arrays
@@ -32,16 +33,16 @@ def attack(
         "success_rate": float(len(found) / max(1, right.sum())),
         "mean_norm": _mean(found),
         "median_norm": float(np.median(found)) if len(found) else None,
-        **({"mean_normalised": _normalised(found, arrays["image"])} if norm == "l2" else {}),
+        **_normalised(norm, found, arrays),
         "robust_acc": {str(r): float(np.mean(right & (lengths > r))) for r in radii},
         "gradients": int(arrays["gradients"].max()),
-        **{flag: int(np.sum(arrays[flag] & right)) for flag in FLAGS if flag in arrays},
+        **_flags(arrays, right),
         **_times(outcome),
         **_trials(arrays, radii, correct[:n]),
     }
 
 
-def masked(run: Run, attacked: Attacked, correct: np.ndarray) -> dict[str, float]:
+def masked(run: Run, attacked: Attacked, correct: np.ndarray) -> Besides:
     """Beside the boundary attack, the share of right images on which it finds less by decisions alone:
     there the gradients that the attack followed tell too little. (In a ball none looks for less.)"""
     blind = attacked.get(("boundary", run.norm))
@@ -61,19 +62,35 @@ def of_a_paper(run: Run, recipe: Recipe) -> bool:
     return run.attack.baseline and not (own and isinstance(recipe.classifier, Retrieval))
 
 
-def _trials(arrays: dict[str, np.ndarray], radii, correct) -> dict[str, Any]:
+def _normalised(norm: balls.Norm, found: np.ndarray, arrays: dict[str, np.ndarray]) -> Besides:
+    """The mean of squared norms over the number of pixels, as Zhao & Cho 2018 measure them."""
+    return {"mean_normalised": _mean(found**2 / arrays["image"][0].size)} if norm == "l2" else {}
+
+
+def _flags(arrays: dict[str, np.ndarray], right: np.ndarray) -> Besides:
+    """On how many images that are right the attack had no gradient, or ran out of steps."""
+    found: Besides = {}
+    for flag in FLAGS:
+        if flag in arrays:
+            found[flag] = int(np.sum(arrays[flag] & right))
+    return found
+
+
+def _trials(arrays: dict[str, np.ndarray], radii, correct) -> Besides:
     """Of an attack in balls: over several trials the mean accuracy and how far its 95% interval goes.
 
     Of ask what it chose, how much the images that fell tell of their class before and after, and the
     share of images whose 50 nearest rows agree, of those that fell and those that resisted.
     """
-    found: dict[str, Any] = {}
+    found: Besides = {}
     if "confidence" in arrays:
-        found |= {name: arrays[name][0].tolist() for name in ("temperature", "weights")}
+        found["temperature"] = arrays["temperature"][0].tolist()
+        found["weights"] = arrays["weights"][0].tolist()
         right = correct & (arrays["norm"] > 0)
         fell, resisted = right & arrays["success"], right & ~arrays["success"]
         found["information"] = {
-            kind: _mean(arrays[f"information_{kind}"][fell]) for kind in ("clean", "adversarial")
+            "clean": _mean(arrays["information_clean"][fell]),
+            "adversarial": _mean(arrays["information_adversarial"][fell]),
         }
         agree = arrays["confidence"] == 1
         found["agreed"] = {"fell": _mean(agree[fell]), "resisted": _mean(agree[resisted])}
@@ -90,15 +107,16 @@ def _trials(arrays: dict[str, np.ndarray], radii, correct) -> dict[str, Any]:
 
 def certificate(
     recipe: Recipe, name: str, made: Certificate, outcome: Results, correct: np.ndarray
-) -> dict[str, Any]:
+) -> CertificateEntry:
     """Of one certificate; its radii count of images that the certified classifier has right."""
     radius, n = outcome.arrays["radius"], len(outcome.arrays["radius"])
     right = outcome.arrays.get("right", correct[:n])
-    return {
+    told = {
         **certified(name, made.norm, radius, right, recipe.evaluate.within(made.norm), outcome),
         "mean_radius_all": float(np.where(right, radius, 0.0).mean()),
         **made.summary(outcome.arrays, right),
     }
+    return cast(CertificateEntry, told)
 
 
 def certified(
@@ -108,7 +126,7 @@ def certified(
     right: np.ndarray,
     radii: Sequence[float],
     outcome: Results,
-) -> dict[str, Any]:
+) -> CertificateEntry:
     """What all certificates tell: radii in their norm, and how long they took."""
     return {
         "name": name,
@@ -120,16 +138,11 @@ def certified(
     }
 
 
-def _times(outcome: Results) -> dict[str, float]:
+def _times(outcome: Results) -> Times:
     return {
         "seconds": round(outcome.seconds, 3),
         "compile_seconds": round(outcome.compile_seconds, 3),
     }
-
-
-def _normalised(found: np.ndarray, images: np.ndarray) -> float | None:
-    """The mean of squared norms over the number of pixels, as Zhao & Cho 2018 measure them."""
-    return _mean(found**2 / images[0].size)
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -9,7 +9,7 @@ import shlex
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ from knn_jax.measures import Measured
 from knn_jax.recipe import Recipe, finite
 from knn_jax.recipe.fit import Prototypes, Retrieval, System
 from knn_jax.report import figures, html, summary
+from knn_jax.report.report import Report
 from knn_jax.workdir import digest
 from knn_jax.workdir.files import whole
 
@@ -40,14 +41,14 @@ def write(
     certified: Certified,
     measured: Measured,
     folder: Path,
-) -> dict[str, Any]:
+) -> Report:
     """Writes report.json, results.csv, adversarial.npz, report.html and its pictures.
 
     `clean` holds the predicted class of every test image, `attacked` the results by attack and norm,
     `certified` by certificate, `measured` what was measured besides. Returns the report.
     """
-    report = reported(recipe, system, clean, attacked, certified)
-    report |= recipe.defense.summary(system.trained) | measured.summary
+    own = {**recipe.defense.summary(system.trained), **measured.summary}
+    report = cast(Report, {**reported(recipe, system, clean, attacked, certified), **own})
     labels = system.dataset.test.labels
     pictures = dict(measured.pictures)
     if attacked or certified:
@@ -89,7 +90,7 @@ def write(
 
 def reported(
     recipe: Recipe, system: System, clean: np.ndarray, attacked: Attacked, certified: Certified
-) -> dict[str, Any]:
+) -> Report:
     """What report.json holds. Accuracies are over all n examples, a misclassified one never robust;
     norms, radii and success rates are over those classified correctly without an attack. Clean
     accuracy is over the whole test set, an attack's or certificate's n its first examples."""
@@ -114,14 +115,18 @@ def reported(
         "clean_acc": float(np.mean(correct)),
         "lipschitz": finite(system.lipschitz),
         "attacks": [
-            summary.attack(recipe, *key, results, correct)
-            | {"baseline": summary.of_a_paper(planned[key], recipe)}
-            | summary.masked(planned[key], attacked, correct)
-            for key, results in attacked.items()
-        ]
-        + [
-            summary.attack(recipe, *key, results, correct) | {"baseline": False}
-            for key, results in worst_cases(attacked).items()
+            *(
+                {
+                    **summary.attack(recipe, *key, results, correct),
+                    "baseline": summary.of_a_paper(planned[key], recipe),
+                    **summary.masked(planned[key], attacked, correct),
+                }
+                for key, results in attacked.items()
+            ),
+            *(
+                {**summary.attack(recipe, *key, results, correct), "baseline": False}
+                for key, results in worst_cases(attacked).items()
+            ),
         ],
         "certificates": [
             summary.certificate(recipe, name, recipe.certificates[name], results, correct)
@@ -191,7 +196,7 @@ def violations(recipe: Recipe, attacked: Attacked, certified: Certified) -> int:
     return count
 
 
-def _hardware() -> dict[str, Any]:
+def _hardware() -> dict[str, str | int | None]:
     device = jax.devices()[0]
     return {
         "platform": device.platform,
@@ -224,7 +229,7 @@ def _csv(labels, clean, attacked, certified, measured) -> str:
     return text.getvalue()
 
 
-def show(report: dict[str, Any], folder: Path) -> None:
+def show(report: Report, folder: Path) -> None:
     """The table and the paths of what was written, on standard output."""
     console = Console(width=None if Console().is_terminal else 120)
     console.print(html.table(report))

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -154,7 +154,7 @@ def _sums(step: Path) -> str:
     return "".join(lines)
 
 
-def _named(state: State) -> dict[str, Any]:
+def _named(state: State) -> dict[str, PyTree]:
     """What a checkpoint holds of it."""
     return {name: value for name, value in state._asdict().items() if value is not None}
 

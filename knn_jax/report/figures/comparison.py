@@ -1,17 +1,42 @@
 """Several runs side by side: their images, accuracies, and norms against sensitivity."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import ticker
 
 from knn_jax import balls
 from knn_jax.display.canvas import axes, grey, png, show, steps
+from knn_jax.report.report import Report
 
 
-def grid(clean: np.ndarray, shown: np.ndarray, runs: Sequence[Any], norm: balls.Norm) -> bytes:
-    """Below the clean images, a row for each `compare.Run`: its adversarial images, their perturbations
+class Run(NamedTuple):
+    """A finished attack: its report, and of each attacked image the smallest perturbation found.
+
+    norm   inf: none found, 0: wrong without one
+    right  whether it is classified correctly without one
+    label  its class
+    given  the class that it is given, with this perturbation
+    norms  of each attack by itself, on those of the images that it was run on
+    """
+
+    report: Report
+    image: np.ndarray
+    norm: np.ndarray
+    right: np.ndarray
+    label: np.ndarray
+    given: np.ndarray
+    norms: dict[str, np.ndarray]
+
+    def mean(self) -> float | None:
+        """Of the norms found, without those of images that are wrong anyhow; None where none is."""
+        found = self.norm[self.right & np.isfinite(self.norm) & (self.norm > 0)]
+        return float(found.mean()) if len(found) else None
+
+
+def grid(clean: np.ndarray, shown: np.ndarray, runs: Sequence[Run], norm: balls.Norm) -> bytes:
+    """Below the clean images, a row for each run: its adversarial images, their perturbations
     scaled to the range of grey, and their norms (Sitawarin & Wagner 2019, figure 3)."""
     size = (1.1 * 2 * len(shown) + 1.6, 1.25 * (len(runs) + 1) + 0.3)
     figure, places = axes(len(runs) + 1, 2 * len(shown), size)
@@ -32,7 +57,7 @@ def grid(clean: np.ndarray, shown: np.ndarray, runs: Sequence[Any], norm: balls.
     return png(figure)
 
 
-def accuracy(runs: Sequence[Any], norm: balls.Norm) -> bytes:
+def accuracy(runs: Sequence[Run], norm: balls.Norm) -> bytes:
     """Accuracy against the norm, an axis for each attack and a line for each run that has it, as far as
     accuracy is reported; where it follows another source, that a run has not, a line of the same attack
     without one."""
@@ -61,14 +86,14 @@ def accuracy(runs: Sequence[Any], norm: balls.Norm) -> bytes:
     return png(figure)
 
 
-def sensitivity(runs: Sequence[Any], norm: balls.Norm) -> bytes:
+def sensitivity(runs: Sequence[Run], norm: balls.Norm) -> bytes:
     """Mean adversarial norm against Jacobian norm and local dimension, a point for each run that has
     them (Sitawarin & Wagner 2019, section 4.5)."""
     figure, [places] = axes(1, 2, (12, 4.4), sharey=True)
     measured = [run for run in runs if "analysis" in run.report and run.mean() is not None]
     for axis, measure in zip(places, ("jacobian_norm", "lid"), strict=True):
         for i, run in enumerate(measured):
-            found = run.report["analysis"][measure]
+            found = run.report.get("analysis", {}).get(measure)
             if found is not None:
                 style = {"color": f"C{i % 10}", "marker": "os^D"[i // 10 % 4], "s": 45}
                 axis.scatter(found, run.mean(), label=_label(run.report).replace("\n", ": "), **style)
@@ -86,5 +111,5 @@ def sensitivity(runs: Sequence[Any], norm: balls.Norm) -> bytes:
     return png(figure)
 
 
-def _label(report: dict[str, Any]) -> str:
+def _label(report: Report) -> str:
     return f"{report['name']}\n{report['decider']}"

@@ -1,7 +1,6 @@
 """Curves of one run: accuracy against norms, and attacks against each other."""
 
 from itertools import cycle
-from typing import Any
 
 import numpy as np
 
@@ -9,10 +8,11 @@ from knn_jax import balls
 from knn_jax.display.canvas import CERTIFIED, STYLES, axes, png, steps
 from knn_jax.evaluation.attacked import Attacked
 from knn_jax.evaluation.certified import Certified
+from knn_jax.report.report import Report
 
 
 def curve(
-    report: dict[str, Any],
+    report: Report,
     attacked: Attacked,
     certified: Certified,
     correct: np.ndarray,
@@ -62,7 +62,7 @@ def _points(axis, entry, start, label, color) -> None:
     axis.errorbar(radii, [start, *accuracy.values()], [0.0, *reach.values()], **shown)
 
 
-def norms(report: dict[str, Any], attacked: Attacked, norm: balls.Norm) -> bytes:
+def norms(report: Report, attacked: Attacked, norm: balls.Norm) -> bytes:
     """Example by example the norms that the first attack and each other found (Sitawarin & Wagner
     2019, figure 2)."""
     runs = [(name, outcome.arrays["norm"]) for (name, of), outcome in attacked.items() if of == norm]
