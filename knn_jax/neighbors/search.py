@@ -7,32 +7,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
-from jax.typing import DTypeLike
-from jaxtyping import Array, Int, Num
+from jaxtyping import Array, Num
 
 from knn_jax.neighbors import sharded, tiles
-from knn_jax.neighbors.distances import Name, Subspaces, named
-from knn_jax.neighbors.metric import Metric, check_metric
+from knn_jax.neighbors.batched import batched
+from knn_jax.neighbors.distances import Name, named
+from knn_jax.neighbors.inputs import check, read_eligible
+from knn_jax.neighbors.metric import Metric
 from knn_jax.neighbors.plan import Eligible, Plan, floating
 from knn_jax.neighbors.precision import Coarse, check_coarse
 from knn_jax.neighbors.result import Neighbors
-from knn_jax.neighbors.sharded import Sharded, check_held, check_rows
+from knn_jax.neighbors.sharded import Sharded
 from knn_jax.neighbors.two_stage import nearest
+from knn_jax.values import given
+from knn_jax.values.given import Lists, Whole
 
 
 def search(
-    query: Num[Array | np.ndarray, "query dim"],
-    bank: Num[Array | np.ndarray, "row dim"] | Sharded,
-    k: int,
+    query: Num[Array | np.ndarray, "*query dim"] | Lists,
+    bank: Num[Array | np.ndarray, "row dim"] | Sharded | Lists,
+    k: Whole,
     *,
     metric: Metric | Name = "l2",
     coarse: Coarse | None = None,
-    labels: Int[Array, " row"] | None = None,
-    only: Int[Array, "query *group"] | None = None,
-    without: Int[Array, " query"] | None = None,
+    labels: Num[Array | np.ndarray, " row"] | Lists | None = None,
+    only: Num[Array | np.ndarray, "*query_group"] | Lists | Whole | None = None,
+    without: Num[Array | np.ndarray, "*query"] | Lists | Whole | None = None,
 ) -> Neighbors:
     """The k rows of `bank` nearest to each query, exactly.
+
+    Arrays may also be lists. Of one query as a vector the answers are of shape (k,), with `only` of
+    shape (group,) of (group, k). `k` is part of the program: within `jit` it must be a Python number.
 
     `metric` is one of this package, as `Subspaces(2)`, or one of your own, of which nothing is needed
     but its `distance` (see `Metric`); `l2`, `squared_l2`, `cosine`, `inner_product` (negative, so that
@@ -45,8 +50,8 @@ def search(
     program to another). `coarse` makes the matmul of a lower precision with a wider bound: the same
     answers, sooner on matrix units. A bank from `shard` is searched on all its devices at once, its own
     labels serving `only` and `without`. Distances are differentiable in `query` and `bank` (zero
-    gradient at q = b); indices carry none. Memory is one tile of scores beside O(query x k). Under
-    `vmap` all ways run for every query: pass a batch instead.
+    gradient at q = b); indices carry none. Memory is one tile of scores beside O(query x k). Queries
+    that a caller maps by `vmap` are searched as one batch, and mapped banks one after the other.
 
     Numbers: distances are float32, or float64 if x64 is on and either input is float64. With x64 off
     JAX rounds float64 to float32 before the search sees it. Integers of 8 and 16 bits, float16 and
@@ -62,14 +67,24 @@ def search(
     """
     metric = named(metric)
     check_coarse(coarse)
-    check(query, bank, k, metric, labels, only, without)
+    query, k = given.array("query", query), given.whole("k", k)
+    bank = bank if isinstance(bank, Sharded) else given.array("bank", bank)
+    eligible = read_eligible(labels, only, without)
+    check(query, bank, k, metric, *eligible[:3])
     if isinstance(bank, Sharded) and not (only is None and without is None):
-        labels = bank.labels if labels is None else labels[jnp.maximum(bank.index, 0)]
-    return _search(metric, coarse, query, bank, k, Eligible(labels, only, without))
+        of_rows = (
+            bank.labels if labels is None else jnp.asarray(eligible.labels)[jnp.maximum(bank.index, 0)]
+        )
+        eligible = eligible._replace(labels=of_rows)
+    return _search(metric, coarse, query, bank, k, eligible)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 4), inline=True)  # a caller's program stays as it was
 def _search(metric, coarse, query, bank, k, eligible):
+    if query.ndim == 1:  # one query, as a vector
+        one = jax.tree.map(lambda leaf: leaf[None], (query, *eligible.each))
+        near = _search(metric, coarse, one[0], bank, k, eligible.of(one[1:]))
+        return jax.tree.map(lambda leaf: leaf[0], near)
     part = functools.partial(search_part, metric, coarse)
     if isinstance(bank, Sharded) and len(query):
         return sharded.search_parts(part, query, bank, k, eligible)
@@ -88,7 +103,14 @@ def search_part(
     plan = Plan(k, metric, coarse or "in_place", math.prod(groups))
     finite = jnp.max(jnp.abs(query), -1) < jnp.inf
     query = jnp.where(finite[:, None], query, 0.0)  # answered below, and no work for the rest
-    distance, index = nearest(*lax.stop_gradient((query, bank)), eligible, plan)
+
+    def found(queries, rest):
+        query, *each = queries
+        bank, labels, there = rest
+        return nearest(query, bank, Eligible(labels, *each, there), plan)
+
+    held = lax.stop_gradient(((query, *eligible.each), (bank, eligible.labels, eligible.there)))
+    distance, index = batched(found)(*held)
     none = ~finite[:, None, None] | ~jnp.isfinite(distance)
     distance, index = jnp.where(none, jnp.inf, distance), jnp.where(none, -1, index)
     distance = _measured(plan, query, bank, distance, index)
@@ -116,54 +138,3 @@ def _measured_jvp(plan, primals, tangents):
 
     _, tangent = jax.jvp(all_again, (query, bank), tangents[:2])
     return distance, tangent
-
-
-def check_integers(name: str, array: Array | np.ndarray | Sharded, dtype: DTypeLike) -> None:
-    """Raises ValueError for integers that the floating type cannot hold."""
-    exact = 2 ** (jnp.finfo(dtype).nmant + 1)
-    if not jnp.issubdtype(array.dtype, jnp.integer) or np.iinfo(array.dtype).max <= exact:
-        return
-    cast = f"{name} is {array.dtype}, and distances are {dtype}"
-    if isinstance(array, Tracer | Sharded):
-        raise ValueError(f"{cast}: in a jit or over devices, cast it to {dtype} if it fits")
-    array = np.asarray(array)
-    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
-    if max(-low, high) > exact:
-        raise ValueError(f"{cast}: {max(-low, high)} is above {exact}, up to which integers are exact")
-
-
-def check(query, bank, k, metric, labels, only, without) -> None:
-    """Raises ValueError for what cannot be answered."""
-    rows = bank.shape[0]
-    if rows == 0:
-        raise ValueError("the bank is empty: give it at least one row")
-    check_rows(rows)
-    if not 1 <= k <= rows:
-        raise ValueError(f"k={k} neighbours asked of a bank of {rows} rows: use 1 to {rows}")
-    if query.ndim != 2 or len(bank.shape) != 2 or query.shape[1] != bank.shape[1]:
-        raise ValueError(
-            f"query {query.shape} and bank {bank.shape} must be (query, dim) and (row, dim) of one dim"
-        )
-    if not query.shape[1]:
-        raise ValueError(f"query {query.shape} and bank {bank.shape}: no dimension to measure")
-    for name, array in (("query", query), ("bank", bank)):
-        if jnp.issubdtype(array.dtype, jnp.complexfloating):
-            raise ValueError(f"{name} is {array.dtype}: give real numbers")
-        check_integers(name, array, floating(query, bank))
-    check_metric(metric, query.shape[1])
-    if isinstance(metric, Subspaces) and query.shape[1] % metric.count:
-        raise ValueError(f"{query.shape[1]} dimensions are no multiple of {metric.count} subspaces")
-    everyone = only is None and without is None
-    own = isinstance(bank, Sharded) and bank.labels is not None
-    if (everyone and labels is not None) or not (everyone or own or labels is not None):
-        raise ValueError("labels go with only= or without=, and those with labels")
-    if only is not None and without is not None:
-        raise ValueError("only= and without= exclude each other: give one of them")
-    if labels is not None and labels.shape != (rows,):
-        raise ValueError(f"labels of shape {labels.shape}: one for each of {rows} rows needed")
-    for name, asked in (("labels", labels), ("only", only), ("without", without)):
-        check_held(name, asked)
-        if name != "labels" and asked is not None and asked.shape[:1] != query.shape[:1]:
-            raise ValueError(
-                f"{name} of shape {asked.shape}: one for each of {len(query)} queries needed"
-            )

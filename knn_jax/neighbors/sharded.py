@@ -14,6 +14,8 @@ from jaxtyping import Array, Int, Num, PyTree
 from knn_jax.mesh import QUERIES, ROWS, whole
 from knn_jax.neighbors.plan import Eligible
 from knn_jax.neighbors.result import Neighbors, ordered
+from knn_jax.values import given
+from knn_jax.values.given import Lists
 
 
 @jax.tree_util.register_dataclass
@@ -47,9 +49,9 @@ class Sharded:
 
 
 def shard(
-    bank: Num[Array | np.ndarray, "row dim"],
+    bank: Num[Array | np.ndarray, "row dim"] | Lists,
     mesh: Mesh,
-    labels: Int[Array | np.ndarray, " row"] | None = None,
+    labels: Num[Array | np.ndarray, " row"] | Lists | None = None,
 ) -> Sharded:
     """The bank over a mesh of `knn_jax.mesh.make`; with several processes, each gives its own rows.
 
@@ -63,6 +65,10 @@ def shard(
         raise ValueError(
             f"{parts} parts of rows for {processes} processes: give mesh.make(rows=) a multiple"
         )
+    bank = bank if hasattr(bank, "shape") else given.array("bank", bank)  # of a file: not all at once
+    labels = labels if labels is None else given.labels("labels", labels)
+    if len(bank.shape) != 2:
+        raise ValueError(f"bank of shape {bank.shape}: (row, dim) needed")
     local = len(bank)
     check_rows(local)
     check_held("bank", bank)

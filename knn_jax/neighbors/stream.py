@@ -7,29 +7,32 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Num
+from jaxtyping import Array, Num
 
 from knn_jax.neighbors.distances import Name, named
+from knn_jax.neighbors.inputs import check, read_eligible
 from knn_jax.neighbors.metric import Metric
 from knn_jax.neighbors.plan import Eligible
 from knn_jax.neighbors.precision import Coarse, check_coarse
 from knn_jax.neighbors.result import Neighbors, merge
-from knn_jax.neighbors.search import check, search_part
+from knn_jax.neighbors.search import search_part
+from knn_jax.values import given
+from knn_jax.values.given import Lists, Whole
 
 PIECE = 2**28  # bytes of the bank on the device at once, and as many on the way
 
 
 def stream(
-    query: Num[Array | np.ndarray, "query dim"],
-    bank: Num[np.ndarray, "row dim"],
-    k: int,
+    query: Num[Array | np.ndarray, "*query dim"] | Lists,
+    bank: Num[Array | np.ndarray, "row dim"] | Lists,
+    k: Whole,
     *,
     metric: Metric | Name = "l2",
     coarse: Coarse | None = None,
-    labels: Int[np.ndarray, " row"] | None = None,
-    only: Int[Array, "query *group"] | None = None,
-    without: Int[Array, " query"] | None = None,
-    rows: int | None = None,
+    labels: Num[Array | np.ndarray, " row"] | Lists | None = None,
+    only: Num[Array | np.ndarray, "*query_group"] | Lists | Whole | None = None,
+    without: Num[Array | np.ndarray, "*query"] | Lists | Whole | None = None,
+    rows: Whole | None = None,
     track: Callable[[range], Iterable[int]] = iter,
 ) -> Neighbors:
     """`search` of a bank in host memory or in a memory-mapped file, with the same result.
@@ -42,11 +45,30 @@ def stream(
     """
     metric = named(metric)
     check_coarse(coarse)
+    query, k = given.array("query", query), given.whole("k", k)
+    bank = bank if hasattr(bank, "shape") else given.array("bank", bank)  # of a file: not all at once
+    labels, only, without, _ = read_eligible(labels, only, without)
     check(query, bank, k, metric, labels, only, without)
+    if query.ndim == 1:
+        query, only, without = (one if one is None else one[None] for one in (query, only, without))
+        near = stream(
+            query,
+            bank,
+            k,
+            metric=metric,
+            coarse=coarse,
+            labels=labels,
+            only=only,
+            without=without,
+            rows=rows,
+            track=track,
+        )
+        return Neighbors(near.distance[0], near.index[0])
     count, dim = bank.shape
-    if rows is not None and rows < 1:
+    size = PIECE // (dim * bank.dtype.itemsize) if rows is None else given.whole("rows", rows)
+    if rows is not None and size < 1:
         raise ValueError(f"pieces of {rows} rows: give at least 1")
-    size = min(count, rows or max(1, PIECE // (dim * bank.dtype.itemsize)))
+    size = min(count, max(1, size))
     before = _stamp(bank)
     found, previous = None, None
     for first in track(range(0, count, size)):

@@ -2,7 +2,7 @@
 
 An attack, a certificate, a defense, a network, a metric, a data set is a value: a class beside the
 function it stands for, with one field for each knob. Knobs that are floats are leaves of the pytree, so
-that another number needs no new program; all others are static.
+that another number needs no new program; all others are static. `given` reads what a caller wrote.
 """
 
 import dataclasses
@@ -17,6 +17,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.tree_util import GetAttrKey
 from jaxtyping import PyTree
+
+from knn_jax.values.given import whole
 
 T = TypeVar("T")
 CLASS = "class"  # the key of a value's class in its JSON
@@ -48,16 +50,14 @@ def value(cls: type[T]) -> type[T]:
 
 
 def _check_whole(cls: type, names: list[str]) -> None:
-    """Has values of the class refuse, when they are made, what is no integer where one is meant."""
+    """Has values of the class hold an `int` where one is meant, or refuse what is no whole number."""
     others = getattr(cls, "__post_init__", None)
 
     def check(self):
         for name in names:
             number = getattr(self, name)
-            if number is None or isinstance(number, Tracer):
-                continue
-            if not np.issubdtype(np.asarray(number).dtype, np.integer):
-                raise ValueError(f"{name}={number!r}: give a whole number")
+            if number is not None:
+                object.__setattr__(self, name, whole(name, number))
         if others is not None:
             others(self)
 
