@@ -13,8 +13,10 @@ from jaxtyping import Array, PyTree
 from knn_jax import balls, classifiers, losses, neighbors, values
 from knn_jax.attacks import checks
 from knn_jax.attacks.ascent import Ascent, relative
-from knn_jax.attacks.attack import Found, Images, Labels, Number
-from knn_jax.classifiers import Votes
+from knn_jax.attacks.attack import Found
+from knn_jax.classifiers import GivenImages, GivenLabels, Votes
+from knn_jax.values import given
+from knn_jax.values.given import Real
 
 
 @values.value
@@ -78,14 +80,14 @@ class AdvKNN(Ascent):
 def adv_knn(
     key: Array,
     model: Votes,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
     imitation: classifiers.Network,
-    eps: Number,
+    eps: Real,
     norm: balls.Norm = "linf",
     steps: int = 20,
-    step_size: Number | None = None,
+    step_size: Real | None = None,
     restarts: int = 1,
 ) -> Found:
     """`AdvKNN` inside the eps-ball around x, by an `imitation` that `imitate` has trained.
@@ -120,6 +122,8 @@ def imitate(
     """
     classifiers.require(model, Votes, "imitate")
     checks.one_device(model, "imitate")
+    epochs, width = given.whole("epochs", epochs), given.whole("width", width)
+    batch_size = given.whole("batch_size", batch_size)
     _check(epochs, width, batch_size, learning_rate)
     numbers = {"epochs": epochs, "width": width, "batch_size": batch_size}
     knobs = {

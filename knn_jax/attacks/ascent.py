@@ -11,9 +11,11 @@ from jaxtyping import Array, Float, PyTree
 
 from knn_jax import balls, values
 from knn_jax.attacks import batches, judgement
-from knn_jax.attacks.attack import BallAttack, Found, Images, Labels, Number
+from knn_jax.attacks.attack import BallAttack, Found, Images, Labels
 from knn_jax.classifiers import Scores
 from knn_jax.neighbors import in_tiles
+from knn_jax.values import given
+from knn_jax.values.given import Real
 
 
 @values.value
@@ -108,10 +110,11 @@ class Ascent(BallAttack):
         return judgement.judge(model, x, y, image, norm, steps * restarts, forwards, clean, ~steep)
 
 
-def relative(step_size: Number | None, eps: Number) -> PyTree:
+def relative(step_size: Real | None, eps: Real) -> PyTree:
     """A step's length as a share of eps; ValueError for a negative one."""
     if step_size is None:
         return None
+    step_size, eps = given.real("step_size", step_size), given.real("eps", eps)
     values.at_least(0, step_size=step_size)
     if isinstance(eps, Tracer) or isinstance(step_size, Tracer):
         return jnp.where(eps > 0, step_size / jnp.where(eps > 0, eps, 1.0), 0.0)

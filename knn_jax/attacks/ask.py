@@ -13,9 +13,11 @@ from knn_jax import balls, neighbors, values
 from knn_jax.attacks import ask_loss
 from knn_jax.attacks.ascent import Ascent, relative
 from knn_jax.attacks.ask_settings import ByLayer, Settings, by_layer
-from knn_jax.attacks.attack import Found, Images, Labels, Number
-from knn_jax.classifiers import Scores, Votes, require
+from knn_jax.attacks.attack import Found, Number
+from knn_jax.classifiers import GivenImages, GivenLabels, Scores, Votes, require
 from knn_jax.neighbors.metric import check_metric
+from knn_jax.values import given
+from knn_jax.values.given import Real
 
 TEMPERATURES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # l2 wants larger ones than cosine
 TEMPERATURE = (0.03,)
@@ -159,13 +161,13 @@ class ASK(Ascent):
 def ask(
     key: Array,
     model: Scores,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
-    eps: Number,
+    eps: Real,
     norm: balls.Norm = "linf",
     steps: int = 20,
-    step_size: Number | None = None,
+    step_size: Real | None = None,
     restarts: int = 1,
     refresh: int = 0,
     k: int | None = None,
@@ -193,8 +195,8 @@ def ask(
 def tune(
     key: Array,
     model: Scores,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
     temperatures: Sequence[float] = TEMPERATURES,
     shares: int = SHARES,
@@ -209,6 +211,7 @@ def tune(
 
     Raises ValueError as `ask` does, for fewer than 2 shares and for no temperatures.
     """
+    shares = given.whole("shares", shares)
     values.at_least(2, shares=shares)
     if not temperatures:
         raise ValueError("temperatures=(): give at least one to choose from")

@@ -18,7 +18,9 @@ from jaxtyping import Array, Float, PyTree
 from knn_jax import balls, values
 from knn_jax.attacks import checks
 from knn_jax.attacks.judgement import Found
-from knn_jax.classifiers import Images, Labels, Scores, Votes, require
+from knn_jax.classifiers import GivenImages, GivenLabels, Images, Labels, Scores, Votes, require
+from knn_jax.values import given
+from knn_jax.values.given import Real
 
 BISECTIONS = 10  # of the way from an image to one of another class
 Number = float | Float[Array, ""]
@@ -160,8 +162,8 @@ class MinimizationAttack(Attack):
         self,
         key: Array,
         model: PyTree,
-        x: Images,
-        y: Labels,
+        x: GivenImages,
+        y: GivenLabels,
         *,
         norm: balls.Norm | None = None,
         source: PyTree = None,
@@ -199,10 +201,10 @@ class BallAttack(Attack):
         self,
         key: Array,
         model: PyTree,
-        x: Images,
-        y: Labels,
+        x: GivenImages,
+        y: GivenLabels,
         *,
-        eps: Number,
+        eps: Real,
         norm: balls.Norm | None = None,
         source: PyTree = None,
     ) -> Found:
@@ -213,6 +215,7 @@ class BallAttack(Attack):
         rounding took above eps is given as eps.
         """
         source, x, y, norm = self._admitted(model, source, x, y, norm)
+        eps = given.real("eps", eps)
         checks.in_box(eps=eps) if norm == "linf" else values.at_least(0, eps=eps)
         return _searched_in_ball(norm, values.arrays(self), key, model, source, x, y, jnp.float32(eps))
 

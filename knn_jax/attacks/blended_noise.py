@@ -7,8 +7,8 @@ from jaxtyping import Array
 
 from knn_jax import balls, values
 from knn_jax.attacks import attack, batches, judgement
-from knn_jax.attacks.attack import Found, Images, Labels, MinimizationAttack
-from knn_jax.classifiers import Decides
+from knn_jax.attacks.attack import Found, MinimizationAttack
+from knn_jax.classifiers import Decides, GivenImages, GivenLabels
 from knn_jax.neighbors import in_tiles
 
 
@@ -58,8 +58,8 @@ class BlendedNoise(MinimizationAttack):
 def blended_noise(
     key: Array,
     model: Decides,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
     norm: balls.Norm = "l2",
     directions: int = 100,

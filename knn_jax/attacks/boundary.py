@@ -7,9 +7,11 @@ from jaxtyping import Array, Float, PyTree
 
 from knn_jax import balls, classifiers, values
 from knn_jax.attacks import attack, batches, judgement
-from knn_jax.attacks.attack import Found, Images, Labels, MinimizationAttack
-from knn_jax.classifiers import Decides
+from knn_jax.attacks.attack import Found, MinimizationAttack
+from knn_jax.classifiers import Decides, GivenImages, GivenLabels
 from knn_jax.neighbors import in_tiles
+from knn_jax.values import given
+from knn_jax.values.given import Lists
 
 DRAWN = 24  # rows of the bank to start from
 TEST = 10  # steps from one that moves along the sphere only, which delta adapts to, to the next
@@ -54,28 +56,24 @@ class Boundary(MinimizationAttack):
         self,
         key: Array,
         model: PyTree,
-        x: Images,
-        y: Labels,
+        x: GivenImages,
+        y: GivenLabels,
         *,
         norm: balls.Norm | None = None,
         source: PyTree = None,
-        starts: Starts | None = None,
+        starts: Starts | Lists | None = None,
     ) -> Found:
         """Attacks the images x of classes y, from the `starts` or from rows of the bank.
 
         Raises ValueError for images outside [0, 1], labels out of range, a classifier that is not what
         the attack needs, and where there is nothing to start from.
         """
-        _, x, y, _ = self._admitted(model, source, x, y, norm)
+        images: classifiers.Images
+        _, images, y, _ = self._admitted(model, source, x, y, norm)
         if starts is None and not hasattr(model, "images"):
             raise ValueError(f"{type(model).__name__} has no bank of images: give starts")
-        if starts is not None:
-            if starts.shape[:1] + starts.shape[2:] != x.shape or not starts.shape[1]:
-                raise ValueError(
-                    f"starts {starts.shape} for images {x.shape}: (batch, start, ...) needed"
-                )
-            starts = classifiers.check_images(starts.reshape(-1, *x.shape[1:])).reshape(starts.shape)
-        return _walked(key, model, x, y, starts, jnp.int32(self.steps))
+        begin = None if starts is None else _read_starts(starts, images.shape)
+        return _walked(key, model, images, y, begin, jnp.int32(self.steps))
 
     def search(self, key, model, source, x, y, norm):
         """The walk from rows of the bank."""
@@ -85,17 +83,25 @@ class Boundary(MinimizationAttack):
 def boundary(
     key: Array,
     model: Decides,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
     steps: int = 5000,
-    starts: Starts | None = None,
+    starts: Starts | Lists | None = None,
 ) -> Found:
     """`Boundary`: a walk along the decision boundary towards x, in L2, by hard votes alone.
 
     Raises ValueError for images outside [0, 1], labels out of range, no steps, and no starts.
     """
     return Boundary(steps)(key, model, x, y, starts=starts)
+
+
+def _read_starts(starts: object, shape: tuple[int, ...]) -> PyTree:
+    """Images to start from; ValueError for what is none for images of this shape."""
+    read = given.array("starts", starts)
+    if read.shape[:1] + read.shape[2:] != shape or not read.shape[1]:
+        raise ValueError(f"starts {read.shape} for images {shape}: (batch, start, ...) needed")
+    return classifiers.check_images(read.reshape(-1, *shape[1:])).reshape(read.shape)
 
 
 @jax.jit

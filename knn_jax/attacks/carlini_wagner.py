@@ -10,8 +10,8 @@ from jaxtyping import Array
 
 from knn_jax import values
 from knn_jax.attacks import batches, constant_search, judgement
-from knn_jax.attacks.attack import Found, Images, Labels, MinimizationAttack
-from knn_jax.classifiers import Network, Scores, check_images, network
+from knn_jax.attacks.attack import Found, MinimizationAttack
+from knn_jax.classifiers import GivenImages, GivenLabels, Images, Network, Scores, check_images, network
 from knn_jax.neighbors import in_tiles
 
 
@@ -94,8 +94,8 @@ class CarliniWagner(MinimizationAttack):
 def carlini_wagner(
     key: Array,
     logits: Callable[[Images], Array] | Scores,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
     constant: float = 10.0,
     learning_rate: float = 0.1,

@@ -7,8 +7,8 @@ from jaxtyping import Array
 
 from knn_jax import balls, values
 from knn_jax.attacks import attack, batches, judgement
-from knn_jax.attacks.attack import Found, Images, Labels, MinimizationAttack
-from knn_jax.classifiers import Scores, Surrogate
+from knn_jax.attacks.attack import Found, MinimizationAttack
+from knn_jax.classifiers import GivenImages, GivenLabels, Scores, Surrogate
 from knn_jax.neighbors import in_tiles
 
 LANES = 8  # examples that take a step at once: each computes the gradients of all candidates
@@ -131,8 +131,8 @@ class DeepFool(MinimizationAttack):
 def deepfool(
     key: Array,
     model: Scores,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
     norm: balls.Norm = "l2",
     steps: int = 50,

@@ -6,9 +6,10 @@ from jaxtyping import Array
 
 from knn_jax import balls, losses, neighbors, values
 from knn_jax.attacks.ascent import Ascent, relative
-from knn_jax.attacks.attack import Found, Images, Labels, Number
-from knn_jax.classifiers import Votes
+from knn_jax.attacks.attack import Found
+from knn_jax.classifiers import GivenImages, GivenLabels, Votes
 from knn_jax.neighbors.metric import check_metric
+from knn_jax.values.given import Real
 
 SAMPLE = 1000  # rows of the bank that the thresholds are measured on
 
@@ -75,13 +76,13 @@ class DKNN(Ascent):
 def dknn(
     key: Array,
     model: Votes,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
-    eps: Number,
+    eps: Real,
     norm: balls.Norm = "linf",
     steps: int = 20,
-    step_size: Number | None = None,
+    step_size: Real | None = None,
     restarts: int = 1,
     guides: int | None = None,
     slope: float = 4.0,

@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Int
 
 from knn_jax import balls, losses, values
 from knn_jax.attacks import attack, batches, checks, judgement
-from knn_jax.attacks.attack import Found, Images, Labels, MinimizationAttack
+from knn_jax.attacks.attack import Found, MinimizationAttack
 from knn_jax.attacks.judgement import Count
-from knn_jax.classifiers import Scores, Surrogate
+from knn_jax.classifiers import GivenImages, GivenLabels, Images, Scores, Surrogate
 from knn_jax.neighbors import in_tiles
 
 LANES = 32  # sizes tried at once, of one image or of several
@@ -124,8 +124,8 @@ def _check(knobs: FGSM | IFGSM) -> None:
 def fgsm(
     key: Array,
     model: Scores,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
     norm: balls.Norm = "l2",
     sizes: int = 1000,
@@ -147,8 +147,8 @@ def fgsm(
 def ifgsm(
     key: Array,
     model: Scores,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
     norm: balls.Norm = "l2",
     steps: int = 10,

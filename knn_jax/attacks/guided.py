@@ -8,8 +8,8 @@ from jaxtyping import Array
 
 from knn_jax import values
 from knn_jax.attacks import batches, constant_search
-from knn_jax.attacks.attack import Found, Images, Labels, MinimizationAttack
-from knn_jax.classifiers import Votes
+from knn_jax.attacks.attack import Found, MinimizationAttack
+from knn_jax.classifiers import GivenImages, GivenLabels, Votes
 from knn_jax.neighbors import in_tiles
 
 
@@ -92,8 +92,8 @@ class Guided(MinimizationAttack):
 def guided(
     key: Array,
     model: Votes,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
     guides: int = 100,
     constant: float = 1e-3,

@@ -8,8 +8,8 @@ from jaxtyping import Array
 
 from knn_jax import values
 from knn_jax.attacks import batches, constant_search
-from knn_jax.attacks.attack import Found, Images, Labels, MinimizationAttack
-from knn_jax.classifiers import Votes
+from knn_jax.attacks.attack import Found, MinimizationAttack
+from knn_jax.classifiers import GivenImages, GivenLabels, Votes
 from knn_jax.neighbors import in_tiles
 
 SLACK = 1e-5  # of squared distance by which a guide is to be beyond the k-th neighbour
@@ -136,8 +136,8 @@ class Hinged(MinimizationAttack):
 def hinged(
     key: Array,
     model: Votes,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
     guides: int = 150,
     constant: float = 0.1,

@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 
 from knn_jax import balls, classifiers, losses, values
 from knn_jax.attacks import batches, judgement
-from knn_jax.attacks.attack import BallAttack, Found, Images, Labels, Number
+from knn_jax.attacks.attack import BallAttack, Found, Number
 from knn_jax.attacks.pgd import relative
-from knn_jax.classifiers import Votes
+from knn_jax.classifiers import GivenImages, GivenLabels, Images, Labels, Votes
 from knn_jax.neighbors import in_tiles
+from knn_jax.values.given import Real
 
 TILE = 2048  # rows whose distances are held at once, for each of up to 128 images
 
@@ -66,13 +67,13 @@ class KFGSM(BallAttack):
 def kfgsm(
     key: Array,
     model: Votes,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
-    eps: Number,
+    eps: Real,
     norm: balls.Norm = "linf",
     steps: int = 30,
-    step_size: Number | None = None,
+    step_size: Real | None = None,
     decay: Number = 0.5,
     near: Number = 7.0,
 ) -> Found:

@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from knn_jax import balls, losses, values
 from knn_jax.attacks import attack, batches, checks, constant_search, judgement
-from knn_jax.attacks.attack import Found, Images, Labels, MinimizationAttack
+from knn_jax.attacks.attack import Found, MinimizationAttack
 from knn_jax.attacks.deepfool import DeepFool
-from knn_jax.classifiers import Scores, Surrogate
+from knn_jax.classifiers import GivenImages, GivenLabels, Images, Scores, Surrogate
 from knn_jax.neighbors import in_tiles
 
 DECREASE = 1e-4  # share of the decrease that the slope promises which a step must bring (Armijo)
@@ -74,12 +74,12 @@ class LBFGS(MinimizationAttack):
         self,
         key: Array,
         model: PyTree,
-        x: Images,
-        y: Labels,
+        x: GivenImages,
+        y: GivenLabels,
         *,
         norm: balls.Norm | None = None,
         source: PyTree = None,
-        target: Labels | None = None,
+        target: GivenLabels | None = None,
     ) -> Found:
         """Attacks the images x of classes y, where given towards the classes `target`.
 
@@ -144,10 +144,10 @@ def _towards(norm, attack, key, model, source, x, y, target):
 def lbfgs(
     key: Array,
     model: Scores,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
-    target: Labels | None = None,
+    target: GivenLabels | None = None,
     constant: float = 1.0,
     steps: int = 50,
     rounds: int = 8,

@@ -10,8 +10,9 @@ from jaxtyping import Array, Float
 from knn_jax import balls, values
 from knn_jax.attacks import batches, judgement
 from knn_jax.attacks.ascent import Ascent, relative
-from knn_jax.attacks.attack import Found, Images, Labels, Number
-from knn_jax.classifiers import Held, Scores, Surrogate, Votes
+from knn_jax.attacks.attack import Found
+from knn_jax.classifiers import GivenImages, GivenLabels, Held, Images, Labels, Scores, Surrogate, Votes
+from knn_jax.values.given import Real
 
 
 @values.value
@@ -118,13 +119,13 @@ class LossPGD(Ascent):
 def pgd(
     key: Array,
     model: Scores,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
     norm: balls.Norm = "linf",
-    eps: Number,
+    eps: Real,
     steps: int = 20,
-    step_size: Number | None = None,
+    step_size: Real | None = None,
     restarts: int = 1,
     refresh: int = 5,
     temperature: float | None = None,

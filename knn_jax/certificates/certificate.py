@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from knn_jax import balls, classifiers, neighbors, values
-from knn_jax.classifiers import Certifiable, Images, Labels, require
+from knn_jax.classifiers import Certifiable, GivenImages, GivenLabels, Images, Labels, require
+from knn_jax.values import given
+from knn_jax.values.given import Real
 
 FLOAT = np.finfo(np.float32)
 Arrays = dict[str, np.ndarray]
@@ -94,7 +96,7 @@ class Certificate(abc.ABC):
             raise ValueError(f"it cannot cover this classifier: {plan.uncertified}")
         self._check_pixels(plan.on_inputs)
 
-    def check(self, model: PyTree, lipschitz: float | None) -> Float[Array, ""]:
+    def check(self, model: PyTree, lipschitz: Real | None) -> Float[Array, ""]:
         """The Lipschitz constant as `bound` is to be given it.
 
         Raises ValueError, before any long work, for a classifier that the certificate does not cover,
@@ -116,7 +118,7 @@ class Certificate(abc.ABC):
             )
 
     def admitted(
-        self, model: PyTree, x: PyTree, y: PyTree, lipschitz: float | None
+        self, model: PyTree, x: PyTree, y: PyTree, lipschitz: Real | None
     ) -> tuple[Images, Labels, Float[Array, ""]]:
         """Images, labels and constant in their types; ValueError for what cannot be certified."""
         constant = self.check(model, lipschitz)
@@ -126,10 +128,10 @@ class Certificate(abc.ABC):
     def __call__(
         self,
         model: PyTree,
-        x: Images,
-        y: Labels,
+        x: GivenImages,
+        y: GivenLabels,
         *,
-        lipschitz: float | None = None,
+        lipschitz: Real | None = None,
         key: Array | None = None,
     ) -> PyTree:
         """The radii of the images x of classes y, (batch,).
@@ -160,7 +162,7 @@ def _check_distance(model: Certifiable) -> None:
         raise ValueError("the bank is over several devices: certificates are for that of knn itself")
 
 
-def _constant(model: object, lipschitz: float | None) -> Float[Array, ""]:
+def _constant(model: object, lipschitz: Real | None) -> Float[Array, ""]:
     """The constant as given, or 1 of a classifier on the inputs themselves."""
     on_inputs = isinstance(model, Certifiable) and model.on_inputs
     if lipschitz is None:
@@ -170,8 +172,11 @@ def _constant(model: object, lipschitz: float | None) -> Float[Array, ""]:
                 " says nothing of images (of pixels, classifiers.knn(None, images, labels), it is 1)"
             )
         lipschitz = 1.0
-    if not FLOAT.tiny <= lipschitz <= FLOAT.max:
+    constant = given.real("lipschitz", lipschitz)
+    if isinstance(constant, Array):  # traced
+        return jnp.float32(constant)
+    if not FLOAT.tiny <= constant <= FLOAT.max:
         raise ValueError(f"lipschitz={lipschitz}: give the constant of the features, above 0")
-    if on_inputs and lipschitz < 1:
+    if on_inputs and constant < 1:
         raise ValueError(f"lipschitz={lipschitz}: that of the inputs themselves is 1, so give no less")
-    return jnp.float32(lipschitz)
+    return jnp.float32(constant)

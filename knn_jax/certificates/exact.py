@@ -8,7 +8,8 @@ from jaxtyping import Array, Bool, Float
 from knn_jax import values
 from knn_jax.certificates import exact_k, nearest_cell
 from knn_jax.certificates.certificate import Certificate
-from knn_jax.classifiers import Certifiable, Images, Labels
+from knn_jax.classifiers import Certifiable, GivenImages, GivenLabels, Images, Labels
+from knn_jax.values.given import Real
 
 
 class ExactRadius(NamedTuple):
@@ -93,7 +94,12 @@ def _bracketed(certificate, model, x, y, lipschitz):
 
 
 def exact(
-    model: Certifiable, x: Images, y: Labels, *, lipschitz: float | None = None, box: bool = False
+    model: Certifiable,
+    x: GivenImages,
+    y: GivenLabels,
+    *,
+    lipschitz: Real | None = None,
+    box: bool = False,
 ) -> ExactRadius:
     """`Exact`: the smallest change in L2 of the features that takes the vote from class y, bracketed.
 

@@ -5,8 +5,9 @@ from jaxtyping import Array, Float
 from knn_jax import values
 from knn_jax.certificates.certificate import Certificate
 from knn_jax.certificates.order_statistics import half_margin, majority, nearest_of_each_side, radii
-from knn_jax.classifiers import BATCH, Certifiable, Images, Labels
+from knn_jax.classifiers import BATCH, Certifiable, GivenImages, GivenLabels
 from knn_jax.neighbors import in_tiles
+from knn_jax.values.given import Real
 
 
 @values.value
@@ -29,7 +30,7 @@ class Margin(Certificate):
 
 
 def margin(
-    model: Certifiable, x: Images, y: Labels, *, lipschitz: float | None = None
+    model: Certifiable, x: GivenImages, y: GivenLabels, *, lipschitz: Real | None = None
 ) -> Float[Array, " batch"]:
     """`Margin`: half the margin m(x)/2 of distances (Sitawarin & Wagner 2019, eq. 5), in the images'
     L2.

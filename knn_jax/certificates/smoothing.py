@@ -13,7 +13,7 @@ from scipy import stats
 
 from knn_jax import classifiers, values
 from knn_jax.certificates.certificate import Certificate, bounded
-from knn_jax.classifiers import BATCH, Images, Predicts
+from knn_jax.classifiers import BATCH, GivenImages, Images, Predicts
 
 ABSTAIN = -1
 GUESSES = 100  # samples that choose the class to be certified, as in Cohen et al. 2019
@@ -116,7 +116,7 @@ class Smoothing(Certificate):
 def smoothing(
     key: Array,
     model: Predicts,
-    x: Images,
+    x: GivenImages,
     *,
     sigma: float,
     samples: int = 10_000,

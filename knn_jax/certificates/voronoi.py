@@ -7,8 +7,9 @@ from jaxtyping import Array, Float
 from knn_jax import values
 from knn_jax.certificates.certificate import Certificate
 from knn_jax.certificates.order_statistics import counts, least_crossed, nearest_of_each_side, radii
-from knn_jax.classifiers import BATCH, Certifiable, Images, Labels
+from knn_jax.classifiers import BATCH, Certifiable, GivenImages, GivenLabels
 from knn_jax.neighbors import in_tiles
+from knn_jax.values.given import Real
 
 HIGHEST = lax.Precision.HIGHEST
 HELD = 2**25  # numbers of neighbours' features
@@ -56,10 +57,10 @@ class Voronoi(Certificate):
 
 def voronoi(
     model: Certifiable,
-    x: Images,
-    y: Labels,
+    x: GivenImages,
+    y: GivenLabels,
     *,
-    lipschitz: float | None = None,
+    lipschitz: Real | None = None,
     own: int = 32,
     other: int = 256,
 ) -> Float[Array, " batch"]:

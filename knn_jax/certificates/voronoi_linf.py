@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 from knn_jax import values
 from knn_jax.certificates.certificate import Certificate
 from knn_jax.certificates.order_statistics import counts, least_crossed, nearest_of_each_side, radii
-from knn_jax.classifiers import BATCH, Certifiable, Images, Labels
+from knn_jax.classifiers import BATCH, Certifiable, GivenImages, GivenLabels
 from knn_jax.neighbors import in_tiles
 
 HELD = 2**25  # differences of rows held at once
@@ -68,7 +68,7 @@ class VoronoiLinf(Certificate):
 
 
 def voronoi_linf(
-    model: Certifiable, x: Images, y: Labels, *, own: int = 16, other: int = 256
+    model: Certifiable, x: GivenImages, y: GivenLabels, *, own: int = 16, other: int = 256
 ) -> Float[Array, " batch"]:
     """`VoronoiLinf`: a radius in Linf within which the vote of neighbours on pixels does not change.
 

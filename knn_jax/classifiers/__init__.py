@@ -12,7 +12,15 @@ from knn_jax.classifiers.classifier import (
 from knn_jax.classifiers.decision import NOBODY, Decision, margin, predicted, right
 from knn_jax.classifiers.embedding import BATCH, feature_metric
 from knn_jax.classifiers.guides import FAR, Guides
-from knn_jax.classifiers.inputs import Images, Labels, check_images, check_labels, check_top
+from knn_jax.classifiers.inputs import (
+    GivenImages,
+    GivenLabels,
+    Images,
+    Labels,
+    check_images,
+    check_labels,
+    check_top,
+)
 from knn_jax.classifiers.knn import KNN, References, knn, shard
 from knn_jax.classifiers.network import Network, network
 from knn_jax.classifiers.prototypes import Prototypes, prototypes
@@ -26,6 +34,8 @@ __all__ = [
     "Certifiable",
     "Decides",
     "Decision",
+    "GivenImages",
+    "GivenLabels",
     "Guides",
     "Held",
     "Images",

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Num
 
 from knn_jax import losses
-from knn_jax.classifiers.inputs import Images, Labels
+from knn_jax.classifiers.inputs import MOST, GivenImages, GivenLabels, Labels, check_labels
 
 NOBODY = -1  # the class where nobody votes
 
@@ -22,23 +22,25 @@ class Decision(abc.ABC):
     top: int = 1  # classes that it names: it is right where the class is among these
 
     @abc.abstractmethod
-    def votes(self, x: Images) -> Num[Array, "batch class"]:
+    def votes(self, x: GivenImages) -> Num[Array, "batch class"]:
         """Of each class, (batch, class)."""
 
-    def predict(self, x: Images) -> Labels:
+    def predict(self, x: GivenImages) -> Labels:
         """The class with most votes, the lowest among equals; -1 where nobody votes."""
         return predicted(self.votes(x))
 
-    def right(self, x: Images, y: Labels) -> Bool[Array, " batch"]:
+    def right(self, x: GivenImages, y: GivenLabels) -> Bool[Array, " batch"]:
         """Whether class y is the one it predicts, or among the `top` that it names."""
-        return right(self.votes(x), y, self.top)
+        votes = self.votes(x)
+        return right(votes, check_labels(y, len(votes), MOST), self.top)
 
-    def margin(self, x: Images, y: Labels) -> Num[Array, " batch"]:
+    def margin(self, x: GivenImages, y: GivenLabels) -> Num[Array, " batch"]:
         """Votes of class y less the most of any other, or the `top`-th; 0 where nobody votes.
 
         It says by how much: at 0 only `right` knows who wins.
         """
-        return margin(self.votes(x), y, self.top)
+        votes = self.votes(x)
+        return margin(votes, check_labels(y, len(votes), MOST), self.top)
 
 
 def predicted(votes: Num[Array, "batch class"]) -> Labels:

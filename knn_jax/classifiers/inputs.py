@@ -7,10 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree, Shaped
+
+from knn_jax.values import given
+from knn_jax.values.given import Lists, Whole
 
 Images = Float[Array, "batch height width channel"]
 Labels = Int[Array, " batch"]
+GivenImages = Float[Array | np.ndarray, "batch height width channel"] | Lists
+GivenLabels = Shaped[Array | np.ndarray, " batch"] | Lists
+REMEDIES = {
+    2: "; of rows of a table, scaled to [0, 1], give x[:, None, None, :]",
+    3: "; of one image give x[None], of images without channels x[..., None]",
+}
+MOST = np.iinfo(np.int32).max  # classes of a classifier that does not say how many it has
 ROUNDED = 1e-6  # how far from [0, 1] a pixel may be by rounding
 DEPENDS = 0.01  # a change by this share of what a network gives is more than rounding
 
@@ -20,10 +30,12 @@ def check_images(images: PyTree) -> Float[Array, "batch height width channel"]:
 
     Raises ValueError unless they are NHWC, finite and in [0, 1].
     """
-    if np.ndim(images) != 4:
-        raise ValueError(f"images of shape {np.shape(images)}: (batch, height, width, channel) needed")
-    if 0 in np.shape(images):
-        raise ValueError(f"images of shape {np.shape(images)}: give at least one")
+    images = given.array("images", images)
+    if images.ndim != 4:
+        what = f"images of shape {images.shape}: (batch, height, width, channel) needed"
+        raise ValueError(what + REMEDIES.get(images.ndim, ""))
+    if 0 in images.shape:
+        raise ValueError(f"images of shape {images.shape}: give at least one")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images are {images.dtype}: give float32 in [0, 1] (bytes: divide by 255)")
     images = jnp.asarray(images, jnp.float32)
@@ -48,10 +60,12 @@ def check_like(images: PyTree, bank: PyTree) -> Float[Array, "batch height width
     return images
 
 
-def check_top(top: int, classes: int) -> None:
-    """Raises ValueError unless there is a class that is not among the `top`."""
+def check_top(top: Whole, classes: int) -> int:
+    """The number; ValueError unless there is a class that is not among the `top`."""
+    top = given.whole("top", top)
     if not 1 <= top < classes:
         raise ValueError(f"top={top} of {classes} classes: it must be at least 1 and below them")
+    return top
 
 
 def check_classes(labelled: int, classes: int) -> None:
@@ -61,12 +75,13 @@ def check_classes(labelled: int, classes: int) -> None:
 
 
 def check_labels(labels: PyTree, count: int, classes: int | None = None) -> Int[Array, " batch"]:
-    """The labels as int32; raises ValueError for a wrong number, type or range of them.
+    """The labels, whole numbers of any type, as int32; ValueError for a wrong number or range of them.
 
     Without `classes` the labels are a bank's: each class up to the largest must have a row.
     """
-    if np.shape(labels) != (count,) or not jnp.issubdtype(labels.dtype, jnp.integer):
-        what = f"{labels.dtype} of shape {np.shape(labels)}"
+    labels = given.labels("labels", labels)
+    if labels.shape != (count,):
+        what = f"{labels.dtype} of shape {labels.shape}"
         raise ValueError(f"labels are {what}: one integer for each of the {count} images needed")
     if isinstance(labels, Tracer):
         return jnp.asarray(labels, jnp.int32)

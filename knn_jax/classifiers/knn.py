@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from knn_jax import neighbors
 from knn_jax.classifiers.decision import NOBODY, Decision
@@ -24,7 +24,16 @@ from knn_jax.classifiers.embedding import (
     prepared,
 )
 from knn_jax.classifiers.guides import FAR, Guides, find_guides, find_rivals
-from knn_jax.classifiers.inputs import Images, Labels, check_images, check_labels, check_like
+from knn_jax.classifiers.inputs import (
+    GivenImages,
+    Images,
+    Labels,
+    check_images,
+    check_labels,
+    check_like,
+)
+from knn_jax.values import given
+from knn_jax.values.given import Lists, Whole
 
 References = tuple[Float[Array, "batch class count _"], ...]  # of each tap
 
@@ -53,7 +62,7 @@ class KNN(Decision):
         """The features of the first tap."""
         return self.features(x)[0]
 
-    def votes(self, x: Images) -> Int[Array, "batch class"]:
+    def votes(self, x: GivenImages) -> Int[Array, "batch class"]:
         """How many of the k nearest rows are of each class, summed over taps.
 
         Raises ValueError for images that are not in [0, 1] or not of the bank's shape.
@@ -62,7 +71,7 @@ class KNN(Decision):
 
     def references(self, x: Images, count: int | None = None) -> References:
         """The features of the `count` (k) rows nearest to x of every class, for each tap."""
-        return _references(self, x, count or self.k)
+        return _references(self, x, self.k if count is None else given.whole("count", count))
 
     def soft_votes(
         self, x: Images, references: References, temperature: float | Float[Array, ""]
@@ -130,15 +139,15 @@ class KNN(Decision):
 
 def knn(
     features: Features | Sequence[Features] | None,
-    images: Float[Array, "row height width channel"],
-    labels: Int[Array, " row"],
+    images: Float[Array | np.ndarray, "row height width channel"] | Lists,
+    labels: Shaped[Array | np.ndarray, " row"] | Lists,
     *,
-    k: int = 75,
+    k: Whole = 75,
     metric: neighbors.Metric | neighbors.Name = "l2",
     names: Sequence[str] = (),
     track: Callable[[range], Iterable[int]] = iter,
 ) -> KNN:
-    """A kNN classifier whose bank is `features` of `images`.
+    """A kNN classifier whose bank is `features` of `images`, arrays or lists.
 
     `features` maps images to (batch, dim), or to a tuple of these, the taps of one pass; a sequence of
     such functions makes several taps too. Their votes are added (Sitawarin & Wagner 2019, section 2.3).
@@ -163,7 +172,8 @@ def knn(
     every = joined(*functions) if isinstance(functions, Sequence) else joined(functions)
     every = prepared(every, metric)
     on_inputs = features is None and not isinstance(metric, neighbors.Cosine)
-    rows = len(images)
+    images, k = given.array("images", images), given.whole("k", k)
+    rows = len(images) if images.ndim else 1
     if rows == 0:
         raise ValueError("the bank is empty: give it at least one image")
     if not 1 <= k <= rows:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from knn_jax import neighbors
 from knn_jax.classifiers.decision import Decision
 from knn_jax.classifiers.embedding import BATCH, flat
 from knn_jax.classifiers.inputs import (
+    GivenImages,
+    GivenLabels,
     Images,
     Labels,
     check_alone,
@@ -44,7 +46,7 @@ class Network(Decision):
             raise AttributeError("images")
         return self.pixels.images
 
-    def votes(self, x: Images) -> Float[Array, "batch class"]:
+    def votes(self, x: GivenImages) -> Float[Array, "batch class"]:
         """The logits."""
         return _logits(self, check_images(x))
 
@@ -67,8 +69,8 @@ class Network(Decision):
 
 def network(
     logits: Callable[[Images], PyTree],
-    x: Images,
-    labels: Int[Array, " batch"] | None = None,
+    x: GivenImages,
+    labels: GivenLabels | None = None,
     *,
     top: int = 1,
 ) -> Network:
@@ -80,10 +82,11 @@ def network(
     in training.
     """
     logits = logits if isinstance(logits, Partial) else Partial(logits)
+    x = check_images(x)
     shape = jax.eval_shape(logits, x[:1]).shape
     if len(shape) != 2:
         raise ValueError(f"logits of shape {shape}: (batch, class) needed")
-    check_top(top, shape[1])
+    top = check_top(top, shape[1])
     check_alone(Partial(_applied, logits), jnp.stack([x[0], 1 - x[0]]))
     pixels = None if labels is None else knn(flat, x, labels, k=1)
     check_classes(pixels.classes if pixels else 0, shape[1])

@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 from knn_jax import neighbors
 from knn_jax.classifiers.inputs import Images, Labels
 from knn_jax.classifiers.knn import KNN
+from knn_jax.values import given
+from knn_jax.values.given import Lists
 
 
 @jax.tree_util.register_dataclass
@@ -40,7 +42,7 @@ class Prototypes(KNN):
         return jnp.where(there[:, None, None, None], self.samples.images[near], x), there
 
 
-def prototypes(samples: KNN, rows: Float[Array, "class *count dim"]) -> Prototypes:
+def prototypes(samples: KNN, rows: Float[Array | np.ndarray, "class *count dim"] | Lists) -> Prototypes:
     """The classifier by the nearest of these prototypes, in the features of `samples`.
 
     `samples` is `knn` on one tap of images of every class, `rows` are one prototype of each class or
@@ -50,9 +52,10 @@ def prototypes(samples: KNN, rows: Float[Array, "class *count dim"]) -> Prototyp
     if len(samples.banks) != 1:
         raise ValueError(f"prototypes lie in one tap, and the samples have {len(samples.banks)}")
     (bank,) = samples.banks
-    if np.ndim(rows) not in (2, 3):
-        raise ValueError(f"prototypes of shape {np.shape(rows)}: (class, dim) or (class, count, dim)")
-    rows = rows[:, None] if np.ndim(rows) == 2 else rows
+    rows = given.array("prototypes", rows)
+    if rows.ndim not in (2, 3):
+        raise ValueError(f"prototypes of shape {rows.shape}: (class, dim) or (class, count, dim)")
+    rows = rows[:, None] if rows.ndim == 2 else rows
     classes, count, dim = np.shape(rows)
     if (classes, dim) != (samples.classes, bank.shape[1]):
         raise ValueError(
@@ -72,5 +75,5 @@ def prototypes(samples: KNN, rows: Float[Array, "class *count dim"]) -> Prototyp
     near = samples.nearest(rows, bank, 1, labels=samples.labels, only=labels).index[:, 0]
     held = {field.name: getattr(samples, field.name) for field in dataclasses.fields(KNN)}
     held |= {"banks": (rows,), "images": samples.images[near], "labels": labels, "k": 1}
-    given = labels[samples.nearest(bank, rows, 1).index[:, 0]]
-    return Prototypes(**held, samples=samples, given=given)
+    assigned = labels[samples.nearest(bank, rows, 1).index[:, 0]]
+    return Prototypes(**held, samples=samples, given=assigned)

@@ -14,8 +14,17 @@ from knn_jax import neighbors
 from knn_jax.classifiers.decision import Decision
 from knn_jax.classifiers.embedding import BATCH, embedded, joined
 from knn_jax.classifiers.guides import FAR
-from knn_jax.classifiers.inputs import Images, Labels, check_alone, check_classes, check_like, check_top
+from knn_jax.classifiers.inputs import (
+    GivenImages,
+    Images,
+    Labels,
+    check_alone,
+    check_classes,
+    check_like,
+    check_top,
+)
 from knn_jax.classifiers.knn import KNN
+from knn_jax.values import given
 
 References = tuple[Float[Array, "batch class count key"], Float[Array, "batch row dim"]]
 
@@ -52,7 +61,7 @@ class Retrieval(Decision):
         """Of the rows."""
         return self.near.labels
 
-    def votes(self, x: Images) -> Float[Array, "batch class"]:
+    def votes(self, x: GivenImages) -> Float[Array, "batch class"]:
         """The logits.
 
         Raises ValueError for images that are not in [0, 1] or not of the bank's shape.
@@ -61,7 +70,7 @@ class Retrieval(Decision):
 
     def references(self, x: Images, count: int | None = None) -> References:
         """Keys of the `count` rows nearest to x of every class, k at least, and all their features."""
-        return _references(self, x, max(count or 0, self.k))
+        return _references(self, x, max(given.whole("count", count or 0), self.k))
 
     def soft_votes(
         self, x: Images, references: References, temperature: float | Float[Array, ""]
@@ -152,7 +161,7 @@ def retrieval(
     shape = jax.eval_shape(answer, *one).shape
     if len(shape) != 2:
         raise ValueError(f"logits of shape {shape}: (batch, class) needed")
-    check_top(top, shape[1])
+    top = check_top(top, shape[1])
     check_classes(near.classes, shape[1])
 
     def among_itself(x):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from knn_jax import classifiers, data, values
-from knn_jax.classifiers import Images, Labels, Votes
+from knn_jax.classifiers import GivenImages, GivenLabels, Images, Labels, Votes
 from knn_jax.display import canvas
 from knn_jax.measures.measure import Measure, Measured
 
@@ -106,7 +106,7 @@ class ConformalPrediction(NamedTuple):
     p: Float[Array, "batch class"]
 
 
-def calibrate(model: Votes, x: Images, y: Labels) -> Calibration:
+def calibrate(model: Votes, x: GivenImages, y: GivenLabels) -> Calibration:
     """How many neighbours of each image, all layers together, are not of its class y.
 
     The images must not be in the bank, where each would be its own neighbour. Raises ValueError for
@@ -117,7 +117,7 @@ def calibrate(model: Votes, x: Images, y: Labels) -> Calibration:
     return Calibration(jnp.sort(jnp.take_along_axis(nonconformity(model, x), y[:, None], 1)[:, 0]))
 
 
-def credibility(model: Votes, calibration: Calibration, x: Images) -> ConformalPrediction:
+def credibility(model: Votes, calibration: Calibration, x: GivenImages) -> ConformalPrediction:
     """Predictions with p-values: high if the held-out images had as many neighbours of other classes.
 
     A class's p-value is the share of the calibration's nonconformities that are at least its own:

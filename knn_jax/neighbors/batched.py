@@ -10,11 +10,11 @@ from jaxtyping import PyTree
 
 
 def batched(search: Callable[[PyTree, PyTree], PyTree]) -> Callable[[PyTree, PyTree], PyTree]:
-    """`search(queries, bank)`, trees of arrays, of which those of `queries` have an entry for each query.
+    """`search(queries, bank)` of two trees of arrays; those of `queries` have an entry for each query.
 
-    JAX makes a mapped `cond` a `select`, which computes both branches for everyone: each query would be
-    searched in every way there is. Here mapped queries are one batch instead, and of mapped banks one is
-    searched after the other. It has no gradient.
+    JAX makes a mapped `cond` a `select`, which computes both branches for everyone: each query would
+    be searched in every way there is. Here mapped queries are one batch instead, and of mapped banks
+    one is searched after the other. It has no gradient.
     """
 
     @custom_vmap

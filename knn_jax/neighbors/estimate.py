@@ -10,6 +10,8 @@ from knn_jax.neighbors.distances import Name
 from knn_jax.neighbors.metric import Metric
 from knn_jax.neighbors.precision import Coarse
 from knn_jax.neighbors.search import search
+from knn_jax.values import given
+from knn_jax.values.given import Whole
 
 SAMPLE = 2**16, 128  # rows and queries that are timed
 
@@ -28,10 +30,10 @@ class Estimate(NamedTuple):
 
 
 def estimate(
-    queries: int,
-    rows: int,
-    dim: int,
-    k: int,
+    queries: Whole,
+    rows: Whole,
+    dim: Whole,
+    k: Whole,
     *,
     dtype=jnp.float32,
     metric: Metric | Name = "l2",
@@ -42,6 +44,8 @@ def estimate(
     Compiles the search and times a sample of at most 2^16 random rows and 128 queries. Raises
     ValueError as `search` does.
     """
+    sizes = {"queries": queries, "rows": rows, "dim": dim, "k": k}
+    queries, rows, dim, k = (given.whole(name, size) for name, size in sizes.items())
 
     def compiled(queries, rows):
         query = jax.ShapeDtypeStruct((queries, dim), jnp.float32)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from knn_jax.neighbors.distances import Subspaces
 from knn_jax.neighbors.metric import check_metric
@@ -14,16 +14,10 @@ from knn_jax.values import given
 
 
 def read_eligible(labels: object, only: object, without: object) -> Eligible:
-    """The labels given, as integers that compare with each other; ValueError for what is none."""
-    return Eligible(*map(read_labels, ("labels", "only", "without"), (labels, only, without)))
-
-
-def read_labels(name: str, asked: object) -> Array | np.ndarray | None:
-    """Integers of at least 32 bits, or None where nothing is given."""
-    if asked is None:
-        return None
-    read = given.labels(name, asked)
-    return read if read.dtype.itemsize >= 4 else read.astype(np.int32)
+    """The labels given, as integers; ValueError for what is none."""
+    named = {"labels": labels, "only": only, "without": without}
+    read: PyTree = {name: given.labels(name, one) for name, one in named.items() if one is not None}
+    return Eligible(**read)
 
 
 def check_integers(name: str, array: Array | np.ndarray | Sharded, dtype: DTypeLike) -> None:
@@ -44,8 +38,8 @@ def check(query, bank, k, metric, labels, only, without) -> None:
     """Raises ValueError for what cannot be answered."""
     if query.ndim not in (1, 2) or len(bank.shape) != 2:
         raise ValueError(
-            f"query {query.shape} and bank {bank.shape} must be (query, dim), or (dim,) of one query, and "
-            "(row, dim)"
+            f"query {query.shape} and bank {bank.shape} must be (query, dim), or (dim,) of one, "
+            "and (row, dim)"
         )
     rows = bank.shape[0]
     if rows == 0:

@@ -105,9 +105,9 @@ def search_part(
     query = jnp.where(finite[:, None], query, 0.0)  # answered below, and no work for the rest
 
     def found(queries, rest):
-        query, *each = queries
+        query, only, without = queries
         bank, labels, there = rest
-        return nearest(query, bank, Eligible(labels, *each, there), plan)
+        return nearest(query, bank, Eligible(labels, only, without, there), plan)
 
     held = lax.stop_gradient(((query, *eligible.each), (bank, eligible.labels, eligible.there)))
     distance, index = batched(found)(*held)

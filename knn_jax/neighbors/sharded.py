@@ -65,13 +65,13 @@ def shard(
         raise ValueError(
             f"{parts} parts of rows for {processes} processes: give mesh.make(rows=) a multiple"
         )
-    bank = bank if hasattr(bank, "shape") else given.array("bank", bank)  # of a file: not all at once
-    labels = labels if labels is None else given.labels("labels", labels)
-    if len(bank.shape) != 2:
-        raise ValueError(f"bank of shape {bank.shape}: (row, dim) needed")
-    local = len(bank)
+    held = given.rows("bank", bank)
+    labels = None if labels is None else given.labels("labels", labels)
+    if len(held.shape) != 2:
+        raise ValueError(f"bank of shape {held.shape}: (row, dim) needed")
+    local = len(held)
     check_rows(local)
-    check_held("bank", bank)
+    check_held("bank", held)
     counts = np.ravel(multihost_utils.process_allgather(np.int32(local))) if processes > 1 else [local]
     count, firsts = int(np.sum(counts)), tuple(int(n) for n in np.cumsum([0, *counts[:-1]]))
     before = firsts[jax.process_index()]
@@ -98,7 +98,7 @@ def shard(
 
     index = before + np.arange(local, dtype=np.int32)
     of_rows = None if labels is None else spread(labels, -1)
-    return Sharded(spread(bank, 0), spread(index, -1), of_rows, count, mesh, firsts)
+    return Sharded(spread(held, 0), spread(index, -1), of_rows, count, mesh, firsts)
 
 
 def check_rows(count: int) -> None:

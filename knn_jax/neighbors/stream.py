@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Num
+from jaxtyping import Array, Num, PyTree
 
 from knn_jax.neighbors.distances import Name, named
 from knn_jax.neighbors.inputs import check, read_eligible
 from knn_jax.neighbors.metric import Metric
-from knn_jax.neighbors.plan import Eligible
 from knn_jax.neighbors.precision import Coarse, check_coarse
 from knn_jax.neighbors.result import Neighbors, merge
 from knn_jax.neighbors.search import search_part
@@ -46,46 +45,35 @@ def stream(
     metric = named(metric)
     check_coarse(coarse)
     query, k = given.array("query", query), given.whole("k", k)
-    bank = bank if hasattr(bank, "shape") else given.array("bank", bank)  # of a file: not all at once
-    labels, only, without, _ = read_eligible(labels, only, without)
-    check(query, bank, k, metric, labels, only, without)
-    if query.ndim == 1:
-        query, only, without = (one if one is None else one[None] for one in (query, only, without))
-        near = stream(
-            query,
-            bank,
-            k,
-            metric=metric,
-            coarse=coarse,
-            labels=labels,
-            only=only,
-            without=without,
-            rows=rows,
-            track=track,
-        )
-        return Neighbors(near.distance[0], near.index[0])
-    count, dim = bank.shape
-    size = PIECE // (dim * bank.dtype.itemsize) if rows is None else given.whole("rows", rows)
+    held: PyTree = given.rows("bank", bank)
+    asked = read_eligible(labels, only, without)
+    check(query, held, k, metric, *asked[:3])
+    alone = query.ndim == 1
+    if alone:
+        query, *each = jax.tree.map(lambda leaf: leaf[None], (query, *asked.each))
+        asked = asked.of(tuple(each))
+    count, dim = held.shape
+    size = PIECE // (dim * held.dtype.itemsize) if rows is None else given.whole("rows", rows)
     if rows is not None and size < 1:
         raise ValueError(f"pieces of {rows} rows: give at least 1")
     size = min(count, max(1, size))
-    before = _stamp(bank)
+    before = _stamp(held)
     found, previous = None, None
     for first in track(range(0, count, size)):
         # The last piece overlaps: all are searched by one program, so that equal rows tie.
         start = min(first, count - size)
         piece = slice(start, start + size)
-        own = None if labels is None else jnp.asarray(labels[piece])
-        there = np.arange(start, start + size) >= first if count % size else None
-        eligible = Eligible(own, only, without, there)
-        near = _piece(metric, coarse, query, jax.device_put(bank[piece]), min(k, size), eligible, start)
+        own = None if asked.labels is None else jnp.asarray(asked.labels[piece])
+        there = jnp.arange(start, start + size) >= first if count % size else None
+        eligible = asked._replace(labels=own, there=there)
+        near = _piece(metric, coarse, query, jax.device_put(held[piece]), min(k, size), eligible, start)
         found = near if found is None else _merged(found, near, min(k, first + size))
-        if _stamp(bank) != before:
-            raise ValueError(f"{bank.filename} changed while it was searched: search it again")  # pyright: ignore
+        if _stamp(held) != before:
+            raise ValueError(f"{held.filename} changed while it was searched: search it again")  # pyright: ignore
         jax.block_until_ready(previous)  # no more than two pieces are on the device
         previous = found
     assert found is not None
-    return found
+    return Neighbors(found.distance[0], found.index[0]) if alone else found
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 4))
@@ -97,7 +85,7 @@ def _piece(metric, coarse, query, piece, k, eligible, start):
 _merged = jax.jit(merge, static_argnames="k")
 
 
-def _stamp(bank: np.ndarray) -> tuple[int, int] | None:
+def _stamp(bank: PyTree) -> tuple[int, int] | None:
     """Size and time of change of a memory map's file; None where there is no file (any more)."""
     if not isinstance(bank, np.memmap) or bank.filename is None or not os.path.exists(bank.filename):
         return None

@@ -5,20 +5,27 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
+
+from knn_jax.values import given
+from knn_jax.values.given import Lists, Whole
 
 ABSENT = 1e6  # of rows that a class has none of, in units of the k-th squared distance
 LACKED = 1.0  # how far behind its last row those stand that a class lacks, in the same units
 
 
-def votes(labels: Int[Array, "query k"], classes: int) -> Int[Array, "query class"]:
+def votes(
+    labels: Num[Array | np.ndarray, "*query k"] | Lists, classes: Whole
+) -> Int[Array, "*query class"]:
     """How many neighbours are of each class; one of a class below 0 votes for nobody."""
-    return jax.nn.one_hot(labels, classes, dtype=jnp.int32).sum(1)
+    labels, classes = given.labels("labels", labels), given.whole("classes", classes)
+    return jax.nn.one_hot(labels, classes, dtype=jnp.int32).sum(-2)
 
 
 def soft_votes(
-    squared: Float[Array, "query class count"], k: int, temperature: float | Float[Array, ""]
+    squared: Float[Array, "query class count"], k: Whole, temperature: float | Float[Array, ""]
 ) -> Float[Array, "query class"]:
     """Votes differentiable in the squared distances to each class's nearest rows.
 
@@ -31,12 +38,13 @@ def soft_votes(
 
 
 def nearness(
-    squared: Float[Array, "query row"], k: int, temperature: float | Float[Array, ""]
+    squared: Float[Array, "query row"], k: Whole, temperature: float | Float[Array, ""]
 ) -> Float[Array, "query row"]:
     """(r - d^2) / (r temperature) of each row: above 0 for the k nearest.
 
     r is halfway between the k-th and the next squared distance and held constant.
     """
+    k = given.whole("k", k)
     ordered = lax.stop_gradient(jnp.sort(squared, -1))
     kth = ordered[:, k - 1]
     beyond = ordered[:, k] if ordered.shape[1] > k else 3 * kth
@@ -47,7 +55,7 @@ def nearness(
 def ranks(
     squared: Sequence[Float[Array, "query class count"]],
     y: Int[Array, " query"],
-    k: int,
+    k: Whole,
     temperature: float | Float[Array, ""],
 ) -> Float[Array, "query class"]:
     """How close each class is to taking the vote from class y, over all layers; 0 for y itself.
@@ -67,6 +75,7 @@ def ranks(
     ranks do not: for 5-NN on pixels of MNIST `minimum_norm` by soft votes finds norms larger by
     10%, and on trained layers by up to 4%.
     """
+    k = given.whole("k", k)
     needed = -(-len(squared) * k // 2)
     taps = [_ordered(rows, y, k) for rows in squared]
     gaps = jnp.sort(jnp.concatenate([gap for _, _, gap in taps], -1), -1)[..., :needed]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 Whole = SupportsInt  # 3, 3.0, NumPy's and JAX's scalars: what `whole` reads
 Real = SupportsFloat  # what `real` reads
@@ -33,7 +33,7 @@ def whole(name: str, given: object) -> int:
         return number
     if isinstance(number, float) and number.is_integer():
         return int(number)
-    raise ValueError(f"{name}={given!r}: give a whole number")
+    raise ValueError(f"{name}={_brief(given)}: give a whole number")
 
 
 def real(name: str, given: object) -> float | Array:
@@ -42,7 +42,7 @@ def real(name: str, given: object) -> float | Array:
     Raises ValueError for what is no number or several.
     """
     if isinstance(given, Tracer):
-        if given.shape or not jnp.issubdtype(given.dtype, np.floating | np.integer):
+        if given.shape or not (_is_whole(given) or jnp.issubdtype(given.dtype, np.floating)):
             raise ValueError(f"{name} is {given.dtype} of shape {given.shape}: give one real number")
         return given
     number = _scalar(given)
@@ -59,7 +59,7 @@ def _scalar(given: object) -> int | float | None:
         return given
     if not isinstance(given, np.generic | np.ndarray | jax.Array) or given.shape:
         return None
-    if jnp.issubdtype(given.dtype, np.integer):
+    if _is_whole(given):
         return int(given)
     return float(given) if jnp.issubdtype(given.dtype, np.floating) else None
 
@@ -84,15 +84,15 @@ def array(name: str, given: object) -> Array | np.ndarray:
 
 
 def labels(name: str, given: object) -> Array | np.ndarray:
-    """The labels given as integers: whole numbers of any type.
+    """The labels given, whole numbers of any type, as integers of at least 32 bits.
 
     Raises ValueError for other numbers, and for those of a floating type that are traced.
     """
     read = array(name, given)
-    if read.dtype == bool:
+    if read.dtype == bool or (_is_whole(read) and read.dtype.itemsize < 4):
         return read.astype(np.int32)
-    if jnp.issubdtype(read.dtype, np.integer):
-        return read
+    if _is_whole(read):
+        return _signed(read)
     if isinstance(read, Tracer) or not jnp.issubdtype(read.dtype, np.floating):
         raise ValueError(f"{name} are {read.dtype}: give integers")
     found = np.asarray(read, np.float64)
@@ -100,6 +100,25 @@ def labels(name: str, given: object) -> Array | np.ndarray:
     if strange.size:
         raise ValueError(f"{name} are {read.dtype}, and {strange[0]} is no whole number: give integers")
     return found.astype(np.int64)
+
+
+def rows(name: str, given: PyTree) -> PyTree:
+    """As `array`, but what only resembles an array stays: rows of a file are not read all at once."""
+    return given if hasattr(given, "shape") else array(name, given)
+
+
+def _is_whole(given: Array | np.ndarray | np.generic) -> bool:
+    return bool(jnp.issubdtype(given.dtype, np.integer))
+
+
+def _signed(read: Array | np.ndarray) -> Array | np.ndarray:
+    """Integers without a sign as such that have one, where they fit: the two do not compare."""
+    if not jnp.issubdtype(read.dtype, np.unsignedinteger):
+        return read
+    if isinstance(read, Tracer):
+        return read.astype(f"int{8 * read.dtype.itemsize}")
+    fits = not read.size or int(np.asarray(read).max()) <= np.iinfo(np.int32).max
+    return read.astype(np.int32) if fits else read
 
 
 def _brief(given: object) -> str:
