@@ -335,7 +335,7 @@ def nan_in_row_two(x):
         ({"labels": jnp.array([0, 2, 0, 2])}, "no row of class 1 in the bank"),
         ({"labels": jnp.array([0, -1, 0, 1])}, "labels reach from -1 to 1: out of range"),
         ({"labels": jnp.array([0, 10**9, 0, 1])}, "no row of class 2"),
-        ({"labels": PAIRS + 0.5}, "labels are float32"),
+        ({"labels": PAIRS.astype(jnp.float32) + 0.5}, "labels are float32"),
         ({"k": 2.5}, "k=2.5"),
         ({"features": nan_in_row_two}, "tap 0: the features of bank row 2 are NaN"),
         ({"features": [flat, nan_in_row_two], "names": ("relu1", "relu2")}, "relu2: .* bank row 2 are"),
