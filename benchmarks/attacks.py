@@ -24,28 +24,10 @@ import orbax.checkpoint as ocp
 import tyro
 from jax import lax
 from jax.tree_util import Partial
+from timing import once
 
 from knn_jax import attacks, classifiers, data, nets
 from knn_jax.workdir.files import whole
-
-
-def timed(
-    function: Callable, *arguments: Any, clock: Callable[[], float] = time.perf_counter
-) -> tuple[Any, float, float]:
-    """What it returns, the seconds of a run, and those that its compilation took.
-
-    Of two runs the second, but for long ones, where what a first run costs besides does not count.
-    """
-
-    def run(work):
-        start = clock()
-        return jax.block_until_ready(work()), clock() - start
-
-    compiled, compiling = run(lambda: jax.jit(function).lower(*arguments).compile())
-    found, seconds = run(lambda: compiled(*arguments))
-    if seconds < 60:
-        found, seconds = run(lambda: compiled(*arguments))
-    return found, seconds, compiling
 
 
 def ask(
@@ -86,10 +68,10 @@ def ask(
         count = len(x) // size * size
         return lax.map(some, (x[:count].reshape(-1, size, *x.shape[1:]), y[:count].reshape(-1, size)))
 
-    _, passes, _ = timed(bare, variables, x, y)
+    _, passes, _ = once(bare, variables, x, y)
     passes *= len(x) / (len(x) // size * size)
     key = jax.random.key(2)
-    _, attack, compiling = timed(
+    _, attack, compiling = once(
         lambda key, bank, x, y: attacks.ask(key, bank, x, y, eps=8 / 255, steps=steps), key, bank, x, y
     )
     times = {"attack_s": attack, "bare_s": passes, "ratio": attack / passes, "compile_s": compiling}
@@ -174,7 +156,7 @@ def foolbox(
     clock = time.process_time
 
     def ours(attack: Callable) -> dict[str, Any]:
-        found, seconds, compiling = timed(attack, jax.random.key(0), model, x, y, clock=clock)
+        found, seconds, compiling = once(attack, jax.random.key(0), model, x, y, clock=clock)
         return _mean(np.asarray(found.norm)) | {"s": seconds, "compile_s": compiling}
 
     def theirs(attack: Callable) -> dict[str, Any]:

@@ -15,16 +15,12 @@ to the device are not timed, and what each rival works out about the bank in a c
 subspaces ours sums the distances of the halves, and the rivals, which cannot, find plain L2.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import functools
 import json
 import os
-import platform
 import sys
-import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +28,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax import lax
+from answers import error, made, reference
+from machine import hardware, rates, versions
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from searches import HIGHEST, ON_CPU, ON_GPU, RIVALS, Compiled
+from searches import ON_CPU, ON_GPU, RIVALS
+from timing import Compiled, in_rounds
 
 from knn_jax.display import progress
 from knn_jax.workdir.files import whole
 
-SLICE = 10**6  # rows of a bank too large for the host: made and checked so many at a time
-ROUNDS = 3
-LONG = 20.0  # seconds: a run over this is not repeated
 TOLERANCE = {"ours": 1e-5, "ours_bfloat16": 1e-5}  # of the distance
 OTHERS = 1e-4
-PACKAGES = ("knn_jax", "jax", "jaxlib", "numpy", "scikit-learn", "torch", "faiss-cpu", "faiss-gpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +110,7 @@ def main(only: str = "", rivals: str = "", seconds: float = 6.0, out: str = "", 
         "quick": quick,
         "hardware": hardware(),
         "versions": versions(),
-        "measured": measured(quick) if on != "cpu" else {},
+        "measured": rates(*(2048, 2**24) if quick else (8192, 2**30)) if on != "cpu" else {},
         "shapes": [],
     }
     for number, shape in enumerate(chosen, 1):
@@ -130,9 +124,12 @@ def main(only: str = "", rivals: str = "", seconds: float = 6.0, out: str = "", 
     console.print(f"{file}", soft_wrap=True, highlight=False)
 
 
+remade = functools.lru_cache(maxsize=1)(made)
+
+
 def compare(shape: Shape, names: list[str], seconds: float) -> dict[str, dict[str, Any]]:
     """What was measured of each rival: its state (timed, wrong, failed or missing) and its times."""
-    query, bank = made(shape.rows, shape.dim, shape.queries, shape.dtype)
+    query, bank = remade(shape.rows, shape.dim, shape.queries, shape.dtype)
     sample = np.linspace(0, shape.queries - 1, 16 if shape.dtype == "float32" else 4).astype(int)
     sample = np.unique(sample)
     nearest = functools.cache(functools.partial(reference, query[sample], bank, shape.k))
@@ -142,10 +139,12 @@ def compare(shape: Shape, names: list[str], seconds: float) -> dict[str, dict[st
         try:
             run = RIVALS[name](query, bank, shape.k, **mine)
             found = jax.block_until_ready(run())
-            entry = {"state": "timed"}
+            entry: dict[str, Any] = {"state": "timed"}
             if name != "matmul":
                 parts = mine.get("subspaces", 1)
-                entry["error"] = error(found, sample, query, bank, nearest(parts), parts)
+                distance, index = (np.asarray(x.cpu() if hasattr(x, "cpu") else x) for x in found)
+                chosen = distance[sample], index[sample], np.asarray(query[sample])
+                entry["error"] = error(*chosen, bank, nearest(parts), parts)
                 tolerance = TOLERANCE.get(name, OTHERS)
                 if not entry["error"] <= tolerance:
                     entry["state"] = "wrong"
@@ -161,7 +160,7 @@ def compare(shape: Shape, names: list[str], seconds: float) -> dict[str, dict[st
             if entry["state"] == "timed":
                 runs[name] = run
         entries[name] = entry
-    for name, times in timed(runs, seconds).items():
+    for name, times in in_rounds(runs, seconds).items():
         ms = 1e3 * np.asarray(times)
         spread = {"ms": np.median(ms), "ms_low": ms.min(), "ms_high": ms.max()}
         entries[name] |= {key: round(float(value), 4) for key, value in spread.items()}
@@ -169,99 +168,17 @@ def compare(shape: Shape, names: list[str], seconds: float) -> dict[str, dict[st
     return entries
 
 
-def timed(runs: dict[str, Any], seconds: float) -> dict[str, list[float]]:
-    """The seconds of every repeat, in rounds, so that a slow spell of the machine is shared."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(ROUNDS):
-        for name, run in runs.items():
-            if times[name] and times[name][-1] > LONG:
-                continue
-            time.sleep(0.1)  # the threads of the one before spin for a while, on our cores
-            spent = 0.0
-            while spent == 0 or spent < seconds / ROUNDS:
-                start = time.perf_counter()
-                jax.block_until_ready(run())
-                times[name].append(time.perf_counter() - start)
-                spent += times[name][-1]
-    return times
-
-
-@functools.lru_cache(maxsize=1)
-def made(rows: int, dim: int, queries: int, dtype: str) -> tuple[jax.Array, jax.Array]:
-    """Gaussian (query, bank) on the device; a bfloat16 bank is never anywhere else."""
-    if dtype == "float32":
-        random = np.random.default_rng(0)
-        bank = jnp.asarray(random.standard_normal((rows, dim), np.float32))
-        query = jnp.asarray(random.standard_normal((queries, dim), np.float32))
-    else:
-
-        @jax.jit
-        def filled(key):
-            def fill(number, bank):
-                part = jax.random.normal(jax.random.fold_in(key, number), (SLICE, dim))
-                return lax.dynamic_update_slice_in_dim(bank, part.astype(dtype), number * SLICE, 0)
-
-            return lax.fori_loop(0, rows // SLICE, fill, jnp.zeros((rows, dim), dtype))
-
-        bank = filled(jax.random.key(0))
-        query = jax.random.normal(jax.random.key(1), (queries, dim))
-    return jax.block_until_ready((query, bank))
-
-
-def reference(query, bank, k: int, subspaces: int) -> np.ndarray:
-    """The k smallest distances (query, k) by brute force, in float64 where the host has room."""
-    if bank.dtype != jnp.float32:
-        return _sliced(query, bank, k)
-    query, bank = np.asarray(query, np.float64), np.asarray(bank)
-    found = []
-    for first in range(0, len(bank), 2**16):
-        part = bank[first : first + 2**16].astype(np.float64)
-        distance = 0.0
-        for q, b in zip(*(np.split(x, subspaces, 1) for x in (query, part)), strict=True):
-            squared = np.square(q).sum(1)[:, None] - 2 * q @ b.T + np.square(b).sum(1)
-            distance += np.sqrt(np.maximum(squared, 0))
-        found.append(distance)
-    return np.sort(np.partition(np.concatenate(found, 1), k - 1, 1)[:, :k], 1)
-
-
-def _sliced(query, bank, k):
-    """The k smallest distances by direct comparison in float32, a slice of the bank at a time."""
-
-    @jax.jit
-    def smallest(query, bank):
-        def in_slice(number):
-            part = lax.dynamic_slice_in_dim(bank, number * SLICE, SLICE).astype(jnp.float32)
-            return lax.map(lambda q: -lax.top_k(-jnp.square(part - q).sum(1), k)[0], query)
-
-        return lax.map(in_slice, jnp.arange(bank.shape[0] // SLICE))
-
-    found = np.moveaxis(np.asarray(smallest(query, bank)), 0, 1).reshape(len(query), -1)
-    return np.sqrt(np.sort(found, 1)[:, :k])
-
-
-def error(found, sample, query, bank, nearest, subspaces) -> float:
-    """How far the sample's distances are off, relatively: those told, and those of the rows named."""
-    distance, index = (np.asarray(x.cpu() if hasattr(x, "cpu") else x)[sample] for x in found)
-    if any(len(set(row)) < len(row) for row in index.tolist()):
-        return float("inf")
-    rows = np.asarray(bank[index]).astype(np.float64)
-    apart = np.asarray(query[sample]).astype(np.float64)[:, None] - rows
-    apart = apart.reshape(*index.shape, subspaces, -1)
-    named = np.sort(np.linalg.norm(apart, axis=-1).sum(-1), 1)
-    return float(max(np.abs(distance / nearest - 1).max(), np.abs(named / nearest - 1).max()))
-
-
-def line(shape: Shape, entries: dict[str, Any], rates: dict[str, float]) -> dict[str, Any]:
+def line(shape: Shape, entries: dict[str, Any], reached: dict[str, float]) -> dict[str, Any]:
     """What the JSON holds of a shape: ratios are our time over the rival's."""
     ms = {name: entry["ms"] for name, entry in entries.items() if "ms" in entry}
     for name in ms:
         if "ours" in ms:
             entries[name]["ratio"] = ms["ours"] / ms[name]
-        if rates:
+        if reached:
             work = 2e-12 * shape.rows * shape.dim * shape.queries
             moved = 1e-9 * shape.rows * shape.dim * jnp.dtype(shape.dtype).itemsize  # the bank, once
-            entries[name]["share_of_fp32"] = work / (1e-3 * ms[name]) / rates["fp32_tflops"]
-            entries[name]["share_of_bandwidth"] = moved / (1e-3 * ms[name]) / rates["copy_gb_s"]
+            entries[name]["share_of_fp32"] = work / (1e-3 * ms[name]) / reached["float32_tflops"]
+            entries[name]["share_of_bandwidth"] = moved / (1e-3 * ms[name]) / reached["copy_gb_s"]
     ratios = [entries[n]["ratio"] for n in ms if n.startswith("faiss") and "ours" in ms]
     return {
         "name": shape.name,
@@ -270,49 +187,6 @@ def line(shape: Shape, entries: dict[str, Any], rates: dict[str, float]) -> dict
         "aim": shape.aim,
         "rivals": entries,
     }
-
-
-def measured(quick: bool) -> dict[str, float]:
-    """The rates of a large float32 matmul and of a large copy, which the shares are of."""
-    size = 2048 if quick else 8192
-    square = jnp.ones((size, size))
-    long = jnp.ones(2**24 if quick else 2**30)
-    runs = {
-        "matmul": Compiled(functools.partial(jnp.matmul, precision=HIGHEST), square, square),
-        "copy": Compiled(jnp.negative, long),  # a plain copy might be optimised away
-    }
-    for run in runs.values():
-        jax.block_until_ready(run())
-    seconds = {name: float(np.median(times)) for name, times in timed(runs, 1.0).items()}
-    return {
-        "fp32_tflops": 2e-12 * size**3 / seconds["matmul"],
-        "copy_gb_s": 2e-9 * long.nbytes / seconds["copy"],
-    }
-
-
-def hardware() -> dict[str, Any]:
-    device = jax.devices()[0]
-    cpus = []
-    with contextlib.suppress(OSError):
-        cpus = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
-    return {
-        "platform": device.platform,
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-        "cpu": cpus[0].split(":")[1].strip() if cpus else platform.processor(),
-        "cpu_cores": os.cpu_count(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "machine": platform.machine(),
-        "load": os.getloadavg()[0],  # of the minute before: what else ran here
-    }
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
 
 
 def tables(report: dict[str, Any], names: tuple[str, ...]) -> list[Table]:
