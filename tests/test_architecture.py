@@ -169,14 +169,15 @@ def test_the_types_are_told():
 BENCHMARKS = ROOT.parent / "benchmarks"
 
 
-@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.rglob("*.py")), ids=lambda path: path.name)
 def test_benchmarks_find_in_each_other_what_they_import(path):
     """They are run by hand only, and with packages that the tests do not have."""
     for node in ast.walk(ast.parse(path.read_text())):
-        beside = BENCHMARKS / f"{getattr(node, 'module', None)}.py"
+        beside = BENCHMARKS / f"{str(getattr(node, 'module', None)).replace('.', '/')}.py"
         if isinstance(node, ast.ImportFrom) and beside.exists():
             body = ast.parse(beside.read_text()).body
             there = {getattr(made, "name", None) for made in body}
-            assigned = (made.targets for made in body if isinstance(made, ast.Assign))
-            there |= {target.id for some in assigned for target in some if isinstance(target, ast.Name)}
+            targets = [t for made in body if isinstance(made, ast.Assign) for t in made.targets]
+            targets += [made.target for made in body if isinstance(made, ast.AnnAssign)]
+            there |= {target.id for target in targets if isinstance(target, ast.Name)}
             assert {alias.name for alias in node.names} <= there
