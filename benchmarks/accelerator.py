@@ -35,6 +35,7 @@ from knn_jax.display import progress
 STAGES = {stage.STAGE.name: stage.STAGE for stage in (checking, searching, attacking, training)}
 OWN = "state", "at", "row_s"  # figures of the ledger's own
 LEAST = 5.0  # seconds with which no process is started
+REFUSED = 2  # the exit status where the file is of something else
 ROOT = Path(__file__).parents[1]
 
 
@@ -67,12 +68,13 @@ def main(
             work(STAGES[names[0]], scale, ledger, worker, 60 * minutes)
             return
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        progress.say(f"error: {error}")
+        sys.exit(REFUSED)
     end = time.monotonic() + 60 * minutes
     for name in names:
         drive(STAGES[name], scale, out, min(STAGES[name].seconds, end - time.monotonic()))
     ledger = Ledger(out, scale)
-    ledger.content["published"] = list(searching.PUBLISHED)
+    ledger.content |= {"published": list(searching.PUBLISHED), "only_a_try": scale < TRY}
     ledger.write()
     show(ledger, names)
 
@@ -84,20 +86,24 @@ def drive(stage: Stage, scale: float, out: Path, seconds: float) -> None:
     """
     since, end = time.time(), time.monotonic() + seconds
     progress.say(f"{stage.name}: {max(seconds, 0):.0f} s")
-    while (left := end - time.monotonic()) > LEAST and pending(stage, scale, Ledger(out, scale), since):
+    lacks = pending(stage, scale, Ledger(out, scale), since)
+    while lacks and (left := end - time.monotonic()) > LEAST:
         command = [sys.executable, __file__, "--out", f"{out}", "--scale", f"{scale}"]
         command += ["--minutes", f"{left / 60}", "--stages", stage.name, "--worker", f"{since}"]
         try:
             status = subprocess.run(command, timeout=left + LEAST).returncode
         except subprocess.TimeoutExpired:
             status = OVER
-        if status == 1:
+        if status == REFUSED:
             sys.exit(status)
         ledger = Ledger(out, scale)
         for row, figures in ledger.rows(stage.name).items():
             if figures["state"] == "running":
                 over = "ran out of the stage's time" if status == OVER else f"exit status {status}"
                 ledger.put(stage.name, row, "stopped" if status == OVER else "crashed", {"why": over})
+        before, lacks = lacks, pending(stage, scale, ledger, since)
+        if len(lacks) == len(before):
+            break  # it does not even begin
     ledger = Ledger(out, scale)
     for row in pending(stage, scale, ledger, since):
         why = ledger.rows(stage.name).get(row.name, {}).get("why", "no time was left")
@@ -109,7 +115,8 @@ def show(ledger: Ledger, names: list[str]) -> None:
     console = Console(width=None if Console().is_terminal else 160)
     for name in names:
         columns = STAGES[name].columns
-        table = Table(title=f"{name}, scale {ledger.content['scale']}")
+        only = " (a try of the code: no figures to go by)" if ledger.content["only_a_try"] else ""
+        table = Table(title=f"{name}, scale {ledger.content['scale']}{only}")
         table.add_column("row")
         for head in ("state", *columns):
             table.add_column(head, justify="right")

@@ -11,6 +11,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
+import accelerator  # noqa: E402
 from stages import searched, searching  # noqa: E402
 from stages.ledger import Ledger  # noqa: E402
 from stages.stage import OVER, Row, Stage, pending, work  # noqa: E402
@@ -93,6 +94,26 @@ def test_without_time_nothing_is_begun(tmp_path):
     stage = Stage("stage", 9.0, lambda scale: [Row("row", interrupted)], ())
     work(stage, 1.0, ledger, LATER, 0.0)
     assert not ledger.rows("stage")
+
+
+@pytest.mark.parametrize(("status", "state"), [(-11, "crashed"), (OVER, "stopped")])
+def test_a_process_that_ends_costs_its_row(tmp_path, monkeypatch, status, state):
+    """The process is one that begins a row and ends so; the next one begins nothing at all."""
+    file, begun = tmp_path / "own.json", []
+    stage = Stage("stage", 9.0, lambda scale: [Row("row", dict), Row("other", dict)], ())
+
+    def run(command, timeout):
+        if not begun:
+            Ledger(file, 1.0).put("stage", "row", "running")
+        begun.append(timeout)
+        return subprocess.CompletedProcess(command, status)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    accelerator.drive(stage, 1.0, file, 20.0)
+    rows = Ledger(file, 1.0).rows("stage")
+    assert {name: row["state"] for name, row in rows.items()} == {"row": state, "other": "left out"}
+    assert len(begun) == 2
+    assert [row.name for row in pending(stage, 1.0, Ledger(file, 1.0), LATER)] == ["other", "row"]
 
 
 def test_what_breaks_and_what_is_missing_does_not_end_the_others(tmp_path):
