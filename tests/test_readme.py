@@ -1,5 +1,6 @@
 """What the texts say, held against what they say it of: numbers, tables, commands, samples, links."""
 
+import ast
 import dataclasses
 import importlib.util
 import inspect
@@ -176,9 +177,18 @@ def every(library, base):
     return {snake(kind.__name__): kind() for kind in kinds if not inspect.isabstract(kind)}
 
 
+def benchmark_flags():
+    """Of the benchmarks' commands, which are the arguments of their functions."""
+    for file in (ROOT / "benchmarks").glob("*.py"):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.FunctionDef):
+                yield from (argument.arg.replace("_", "-") for argument in node.args.args)
+
+
 def test_flags_in_the_texts_exist():
-    """In some recipe, or of the library's attacks and certificates; in the changelog the new ones."""
-    known = set(GIVEN)
+    """In some recipe, or of the library's attacks and certificates, or of a benchmark; in the changelog
+    the new ones."""
+    known = {*GIVEN, *benchmark_flags()}
     for file in CONFIGS:
         for make in variants(runpy.run_path(str(file))).values():
             known |= set(knobs(make()))
