@@ -64,8 +64,10 @@ def work(stage: Stage, scale: float, ledger: Ledger, since: float, seconds: floa
         clock = threading.Timer(limit, _stop, (ledger, stage.name, row.name, limit))
         clock.daemon = True
         clock.start()
-        figures = _measured(row)
-        clock.cancel()
+        try:
+            figures = _measured(row)
+        finally:  # also where it was interrupted: the clock ends the process
+            clock.cancel()
         ledger.put(stage.name, row.name, str(figures.pop("state", "done")), figures)
         stage.derive(ledger.rows(stage.name))
         ledger.write()
