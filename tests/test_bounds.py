@@ -291,8 +291,9 @@ def test_the_floor_about_the_centre_tells_apart_what_is_alike(metric):
 
 
 @pytest.mark.parametrize("metric", [Euclidean(), Cosine()], ids=str)
-def test_rows_that_are_alike_are_not_all_measured(monkeypatch, metric):
+def test_rows_that_are_alike_are_not_all_measured(monkeypatch, forced, metric):  # noqa: F811
     """The bound about the centre decides, and the answer is that of measuring all."""
+    forced("large")
     query, bank = alike()
     expected = jax.jit(functools.partial(neighbors.search, k=590, metric=metric))(query, bank)
 

@@ -5,6 +5,7 @@ which is compiled once for all their numbers.
 """
 
 import abc
+import functools
 from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
@@ -144,9 +145,14 @@ class Certificate(abc.ABC):
         return bounded(values.arrays(self), key, model, x, y, constant)["radius"]
 
 
-@jax.jit
 def bounded(certificate, key, model, x, y, lipschitz):
     """`Certificate.bound`, compiled."""
+    return neighbors.padded(_bounded, None, (certificate, key, model, lipschitz), x, y)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _bounded(_, others, x, y):
+    certificate, key, model, lipschitz = others
     return certificate.bound(key, model, x, y, lipschitz)
 
 

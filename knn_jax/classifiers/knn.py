@@ -67,7 +67,7 @@ class KNN(Decision):
 
         Raises ValueError for images that are not in [0, 1] or not of the bank's shape.
         """
-        return _votes(self, check_like(x, self.images))
+        return neighbors.padded(_votes, None, self, check_like(x, self.images))
 
     def references(self, x: Images, count: int | None = None) -> References:
         """The features of the `count` (k) rows nearest to x of every class, for each tap."""
@@ -207,8 +207,8 @@ def shard(model: KNN, mesh: Mesh) -> KNN:
     return dataclasses.replace(model, banks=tuple(neighbors.shard(bank, mesh) for bank in model.banks))
 
 
-@jax.jit
-def _votes(model, x):
+@functools.partial(jax.jit, static_argnums=0)
+def _votes(_, model, x):
     def votes(x):
         taps = zip(model.features(x), model.banks, strict=True)
         near = (model.nearest(query, bank, model.k) for query, bank in taps)

@@ -1,6 +1,7 @@
 """A network that decides by itself, in the place of a classifier by neighbours."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -48,7 +49,7 @@ class Network(Decision):
 
     def votes(self, x: GivenImages) -> Float[Array, "batch class"]:
         """The logits."""
-        return _logits(self, check_images(x))
+        return neighbors.padded(_logits, None, self, check_images(x))
 
     def references(self, x: Images, count: int | None = None) -> tuple[()]:
         """None."""
@@ -98,6 +99,6 @@ def _applied(function, x):
     return function(x)
 
 
-@jax.jit
-def _logits(model, x):
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(_, model, x):
     return neighbors.in_tiles(model.logits, BATCH)(x)

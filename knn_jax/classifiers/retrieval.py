@@ -66,7 +66,7 @@ class Retrieval(Decision):
 
         Raises ValueError for images that are not in [0, 1] or not of the bank's shape.
         """
-        return _logits(self, check_like(x, self.images))
+        return neighbors.padded(_logits, None, self, check_like(x, self.images))
 
     def references(self, x: Images, count: int | None = None) -> References:
         """Keys of the `count` rows nearest to x of every class, k at least, and all their features."""
@@ -179,8 +179,8 @@ def _values(model, x):
     return lax.stop_gradient(jnp.where(index[..., None] < 0, jnp.nan, model.values[index]))
 
 
-@jax.jit
-def _logits(model, x):
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(_, model, x):
     def logits(x):
         return model.answer(model.embed(x), _values(model, x), jnp.zeros((len(x), model.k)))
 

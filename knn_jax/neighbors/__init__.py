@@ -1,30 +1,29 @@
 """Exact nearest-neighbour search, whatever the metric, the size and the devices; and votes.
 
 `search(query, bank, k)` returns the k rows of a bank that are nearest to each query, the same rows that
-measuring every row would find, and their distances. It goes one of three ways, which the metric and the
+measuring every row would find, and their distances. It goes one of two ways, which the metric and the
 shapes decide when the program is traced (`two_stage.nearest`):
 
     query (Q, D), bank (N, D), k
        |
        |  the metric has no bounds, or Q N D <= tiles.DIRECT, or k is most of the rows
-       +------------------------------------------------------------> every row is measured  (direct)
-       |                                                                      ^          ^
-       |  N <= tiles.SMALL                                                    |          |
-       +---> one matmul scores all rows, the best are measured  (small) ---- repair      |
-       |                                                                                 |
-       |  a larger bank                                                                  |
-       +---> filter: a matmul scores the rows tile by tile,     (two_stage)              |
-             each tile keeps the best few more than k                                    |
-                |                                                                        |
-                v                                                                        |
-             refine: these are measured                                                  |
-                |                                                                        |
-                v                                                                        |
-             proof: no other row can be nearer?  -- no, D > BLOCK --> filter about the   |
-                |                                                     centre of the rows |
-                | yes                            -- no ------------------------- repair -+
+       +-----------------------------------------> every row is measured        (direct)
+       |
+       +---> filter: a matmul scores the rows tile by tile,                  (two_stage)
+             the best, few more than k, are candidates
+                |
+                v
+             refine: the candidates are measured  <--------------- repair: other candidates
+                |                                                    ^
+                v                                                    |
+             proof: no other row can be nearer?  -- no --------------+
+                |
+                | yes
                 v
              distance (Q, k), index (Q, k)
+
+Each step stands once in the program, so that it compiles quickly: a repair gives other candidates, and
+goes back to measure them.
 
 **Two stages.** A matmul is many times faster than measuring, and less exact: |q|^2 - 2 <q, b> + |b|^2
 cancels. So it only filters. The score of a row bounds its distance from below, with all rounding and
@@ -33,11 +32,11 @@ left behind into a distance below which none of the other rows can be. `top_k.se
 and a few to spare by a threshold and by counting, without a sort; these candidates are measured pair by
 pair, as sum((q - b)^2). If the floor is above the k-th of their distances, they are proven the nearest.
 
-**Repair.** If not, and only for such queries, more is done. In a larger bank of more than
-`precision.BLOCK` dimensions the filter runs again, over rows less the centre of a sample of them and
-block by block, where rounding is in proportion to what tells rows apart. Where that cannot decide
-either, and in a small bank at once, every row is measured. So data that no bound can tell apart cost
-time and never a neighbour.
+**Repair.** If not, and only for such queries, more is done. In a bank of more than `precision.BLOCK`
+dimensions the filter runs again, over rows less the centre of a sample of them and block by block,
+where rounding is in proportion to what tells rows apart. A bank of up to `tiles.SMALL` rows is scored
+less its centre from the first, and this step is left out. Where no bound can decide, every row is
+measured. So data that no bound can tell apart cost time and never a neighbour.
 
 **A metric of one's own** needs `distance` alone (`metric.Metric`). It has no bounds, and every row is
 measured, tile by tile.
@@ -64,6 +63,7 @@ from knn_jax.neighbors.distances import (
 from knn_jax.neighbors.estimate import Estimate, estimate
 from knn_jax.neighbors.metric import BoundedMetric, Metric, fast_distance
 from knn_jax.neighbors.minkowski import Minkowski
+from knn_jax.neighbors.padded import padded
 from knn_jax.neighbors.precision import rounding
 from knn_jax.neighbors.result import Neighbors, merge
 from knn_jax.neighbors.search import search
@@ -92,6 +92,7 @@ __all__ = [
     "merge",
     "named",
     "nearness",
+    "padded",
     "ranks",
     "rounding",
     "search",

@@ -5,18 +5,19 @@ from jax import lax
 
 from knn_jax.neighbors import tiles
 from knn_jax.neighbors.metric import BoundedMetric
-from knn_jax.neighbors.result import Neighbors, ordered
+from knn_jax.neighbors.result import Neighbors, merge, ordered
 from knn_jax.neighbors.top_k import top_k
 
 
-def measure(query, index, bank, plan):
-    """The nearest of candidates."""
+def measure(query, index, bank, plan, others=None):
+    """The nearest of candidates, and of others that are measured already."""
 
     def pairs():
         return query[:, None, None], bank[index].astype(query.dtype)
 
     found = _distances(plan.metric, pairs, bank.shape[1])
-    return ordered(Neighbors(jnp.where(index < 0, jnp.inf, found), index), plan.k)
+    near = Neighbors(jnp.where(index < 0, jnp.inf, found), index)
+    return ordered(near, plan.k) if others is None else merge(near, others, plan.k)
 
 
 def measure_all(query, eligible, bank, plan):

@@ -21,7 +21,7 @@ class Plan(NamedTuple):
     @property
     def kept(self) -> int:
         """Rows to be measured: more where the bounds are wider, or did not do."""
-        narrow = 8 + self.k // 16
+        narrow = 12 + self.k // 12
         spare = {"in_place": narrow, "shifted": narrow, "centred": 64 + self.k}
         return self.k + spare.get(self.mode, 8 + 2 * self.k)
 

@@ -14,6 +14,7 @@ from knn_jax.neighbors.batched import batched
 from knn_jax.neighbors.distances import Name, named
 from knn_jax.neighbors.inputs import check, read_eligible
 from knn_jax.neighbors.metric import Metric
+from knn_jax.neighbors.padded import padded
 from knn_jax.neighbors.plan import Eligible, Plan, floating
 from knn_jax.neighbors.precision import Coarse, check_coarse
 from knn_jax.neighbors.result import Neighbors
@@ -76,15 +77,18 @@ def search(
             bank.labels if labels is None else jnp.asarray(eligible.labels)[jnp.maximum(bank.index, 0)]
         )
         eligible = eligible._replace(labels=of_rows)
-    return _search(metric, coarse, query, bank, k, eligible)
+    call = (metric, coarse, k), (bank, eligible.labels), query, *eligible.each
+    return padded(_search, *call) if query.ndim == 2 else _search(*call)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 4), inline=True)  # a caller's program stays as it was
-def _search(metric, coarse, query, bank, k, eligible):
+@functools.partial(jax.jit, static_argnums=0, inline=True)  # a caller's program stays as it was
+def _search(static, others, query, only, without):
+    metric, coarse, k = static
+    bank, labels = others
     if query.ndim == 1:  # one query, as a vector
-        one = jax.tree.map(lambda leaf: leaf[None], (query, *eligible.each))
-        near = _search(metric, coarse, one[0], bank, k, eligible.of(one[1:]))
-        return jax.tree.map(lambda leaf: leaf[0], near)
+        one = jax.tree.map(lambda leaf: leaf[None], (query, only, without))
+        return jax.tree.map(lambda leaf: leaf[0], _search(static, others, *one))
+    eligible = Eligible(labels, only, without)
     part = functools.partial(search_part, metric, coarse)
     if isinstance(bank, Sharded) and len(query):
         return sharded.search_parts(part, query, bank, k, eligible)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 DIRECT = 2**23  # numbers that are subtracted to measure every row, where that is sooner than a matmul
-SMALL = 10_240  # rows of a bank whose scores are all kept, and their best found by one top_k
+SMALL = 10_240  # rows of a bank that is scored less its centre, since to copy it costs little
 WHOLE = 2**17  # a float32 bank of so many rows is scored where it lies, without copying tiles of it
 TILE = 2**24  # numbers of a larger bank that are copied and scored at once
 SCORES = 6 * 2**20  # query x group x row scores held at once on a CPU, where they should stay in cache

@@ -4,6 +4,7 @@ XLA's `top_k` sorts all that it is given on a GPU for k > 16, and is a heap on o
 the search needs is less: a set that surely holds the k best, in any order, and what bounds the rest.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,9 +15,11 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from knn_jax.neighbors import float_order
 
-WIDTHS = (32, 16, 8)  # scores in a group
-SPARE = 8  # more than asked that a threshold may let through
-BITS = 32  # in a word
+RUN = 16  # scores at most, next to each other, whose largest is taken first
+CLASSES = 10  # of rows sorted by class, of which the large scores may be of one
+GROUPS = 4  # times as many as are asked for: then some 15% more scores than asked reach the threshold
+PERIODS = 2 * 3 * 5 * 7  # of rows that are alike, as of classes in turn: no group may have its rhythm
+BITS = 32  # in a word, and in a score
 
 
 class Selection(NamedTuple):
@@ -30,7 +33,7 @@ class Selection(NamedTuple):
 
 def slots(kept: int, count: int) -> int:
     """How many places `select` returns for the `kept` best of `count` scores."""
-    return min(count, kept + kept // 3 + 16)
+    return min(count, kept + kept // 4 + 16)
 
 
 def select(
@@ -63,10 +66,13 @@ def select(
     if score.dtype != jnp.float32:  # which `float_order` has no integers for
         return Selection(*sorted_out())
 
-    width = next((w for w in WIDTHS if count // w >= 2 * kept), 1)
-    groups = count // width
-    largest = score[:, : groups * width].reshape(batch, groups, width).max(-1)
-    threshold = _threshold(largest, kept) if enough is None else enough[:, None]
+    def of_here():
+        return _threshold(_maxima(score, kept), kept)
+
+    if enough is None:
+        threshold = of_here()
+    else:
+        threshold = lax.cond((enough > -jnp.inf).all(), lambda: enough[:, None], of_here)
     left = threshold[:, 0]  # -inf where fewer are eligible: none is left
     threshold = jnp.maximum(threshold, jnp.finfo(score.dtype).min)  # -inf is never selected
     place, fits = _places(score >= threshold, size)
@@ -81,39 +87,38 @@ def top_k(values: Float[Array, "*batch n"], k: int) -> tuple[Array, Array]:
     return best, place
 
 
-def _threshold(score, k):
-    """A number (batch, 1) that at least k of each row reach and, but for ties, at most SPARE more.
+def _maxima(score, kept):
+    """The maxima of a few times `kept` groups of scores, each of several runs of neighbours.
 
-    By bisection on the bits of the numbers; -inf where fewer than k are above it.
+    Large scores are together where rows are sorted by class, and at equal distances where classes take
+    turns: neither puts many of them into one group.
     """
-    order = float_order.integers(score)
-
-    def reach(value):
-        return jnp.sum(order >= value, -1, keepdims=True, dtype=jnp.int32)
-
-    def open_ended(state):
-        low, high, count = state
-        return jnp.any((count > k + SPARE) & (_middle(low, high) > low))
-
-    def halve(state):
-        low, high, count = state
-        middle = _middle(low, high)
-        reached = reach(middle)
-        enough = reached >= k
-        low, high = jnp.where(enough, middle, low), jnp.where(enough, high, middle)
-        return low, high, jnp.where(enough, reached, count)
-
-    finite = jnp.where(score > -jnp.inf, order, jnp.iinfo(order.dtype).max)
-    low, high = finite.min(-1, keepdims=True), order.max(-1, keepdims=True) + 1
-    low, _, count = lax.while_loop(open_ended, halve, (low, high, reach(low)))
-    return jnp.where(count < k, -jnp.inf, float_order.numbers(low))
+    batch, count = score.shape
+    groups = min(count, GROUPS * kept)
+    while math.gcd(groups, PERIODS) > 1 and groups > 2 * kept:
+        groups -= 1
+    run = max(1, min(RUN, count // (2 * CLASSES * kept)))
+    pad = [(0, 0), (0, -count % run)]
+    maxima = lax.reduce_window(score, -jnp.inf, lax.max, (1, run), (1, run), pad)
+    pad = [(0, 0), (0, -maxima.shape[1] % groups)]
+    maxima = jnp.pad(maxima, pad, constant_values=-jnp.inf)
+    return maxima.reshape(batch, -1, groups).max(1)
 
 
-def _middle(low, high):
-    """Between two integers, however far apart."""
-    one = jnp.ones_like(low)
-    halves = (lax.shift_right_arithmetic(end, one) for end in (low, high))
-    return sum(halves, low & high & one)
+def _threshold(score, k):
+    """The k-th largest of each row, (batch, 1), -inf where there are fewer: bit by bit from the top."""
+    sign = jnp.uint32(2**31)
+    order = lax.bitcast_convert_type(float_order.integers(score), jnp.uint32) ^ sign
+
+    def next_bit(number, found):
+        with_it = found | lax.shift_right_logical(sign, number.astype(jnp.uint32))
+        # Whole numbers below 2^24, of which XLA's CPU backend adds floating-point ones sooner.
+        reached = jnp.sum(order >= with_it, -1, keepdims=True, dtype=jnp.float32)
+        return jnp.where(reached >= k, with_it, found)
+
+    found = lax.fori_loop(0, BITS, next_bit, order[:, :1] & 0)
+    found = float_order.numbers(lax.bitcast_convert_type(found ^ sign, jnp.int32))
+    return jnp.where(found > -jnp.inf, found, -jnp.inf)
 
 
 def _places(
@@ -127,10 +132,10 @@ def _places(
     counts = lax.population_count(words).astype(jnp.int32)
     ranks = jnp.cumsum(counts, -1)
     # The nth wanted is in the word behind as many as have a running count of n at most.
-    having = jax.vmap(lambda rank: jnp.zeros(size, jnp.int32).at[rank].add(1, mode="drop"))(ranks)
-    word = jnp.cumsum(having, -1)
+    nth = jnp.arange(size, dtype=jnp.int32)
+    word = jax.vmap(lambda ranks: jnp.searchsorted(ranks, nth, side="right"))(ranks)
     last = jnp.minimum(word, words.shape[1] - 1)
-    nth = jnp.arange(size, dtype=jnp.int32)[None] - jnp.take_along_axis(ranks - counts, last, -1)
+    nth = nth[None] - jnp.take_along_axis(ranks - counts, last, -1)
     place = last * BITS + _bit(jnp.take_along_axis(words, last, -1), nth)
     return jnp.where(word == words.shape[1], -1, place), ranks[:, -1] <= size
 
