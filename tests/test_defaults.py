@@ -10,7 +10,7 @@ import pytest
 from jax.tree_util import Partial
 
 from knn_jax import attacks, balls, classifiers, neighbors
-from knn_jax.attacks import attack, batches, constant_search
+from knn_jax.attacks import batches, bisection, constant_search
 
 KEY = jax.random.key(0)
 pytestmark = pytest.mark.usefixtures("quick")
@@ -50,7 +50,7 @@ DEFAULTS = {
     attacks.boundary: {"steps": 5000, "starts": None},
     # Li et al. 2019 leave these open: ours
     attacks.imitate: {"epochs": 100, "width": 256, "batch_size": 128, "learning_rate": 1e-3},
-    attacks.minimum_norm: {"norm": "l2", "steps": 100, "starts": 4, "refresh": 20},
+    attacks.minimum_norm: {"norm": "l2", "steps": 40, "starts": 8, "refresh": 20},
     attacks.information: {"metric": "cosine", "temperature": 0.03, "weights": None},
 }
 
@@ -70,8 +70,8 @@ def test_the_defaults_are_their_sources(attack):
         (attacks.dknn, {"SAMPLE": 1000}),
         (attacks.hinged, {"SLACK": 1e-5}),
         (attacks.lbfgs, {"DECREASE": 1e-4}),  # Nocedal & Wright, Numerical Optimization
-        (attacks.minimum_norm, {"BEYOND": 10, "SHARP": 0.1}),
-        (attack.bisect, {"BISECTIONS": 10}),
+        (attacks.minimum_norm, {"BEYOND": 10, "SHARP": 0.1, "MOMENTUM": 0.75}),
+        (bisection.bisect, {"BISECTIONS": 11}),
         (batches.references, {"SHARE": 67}),
         (constant_search.search, {"EDGE": 0.999999}),  # Carlini and Wagner's code
         (attacks.tune, {"TEMPERATURES": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0), "SHARES": 5}),

@@ -12,17 +12,15 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from knn_jax import balls, values
+from knn_jax import balls, neighbors, values
 from knn_jax.attacks import checks
 from knn_jax.attacks.judgement import Found
 from knn_jax.classifiers import GivenImages, GivenLabels, Images, Labels, Scores, Votes, require
 from knn_jax.values import given
 from knn_jax.values.given import Real
 
-BISECTIONS = 10  # of the way from an image to one of another class
 Number = float | Float[Array, ""]
 
 
@@ -100,6 +98,8 @@ class Attack(abc.ABC):
     """Whether it is run on all of a recipe's images, where the others may be run on fewer."""
     draws: ClassVar[bool] = True
     """Whether another key may give another result."""
+    adaptive: ClassVar[bool] = False
+    """Whether its counts are means over the images, which those that pad a batch would change."""
     up_the_loss: ClassVar[bool] = False
     """Whether it goes up the loss that the network was trained with, of one image and its class."""
     cites: ClassVar[str]
@@ -174,7 +174,8 @@ class MinimizationAttack(Attack):
         that is not what the attack needs.
         """
         source, x, y, norm = self._admitted(model, source, x, y, norm)
-        return _searched(norm, values.arrays(self), key, model, source, x, y)
+        others = values.arrays(self), key, model, source
+        return (_searched if self.adaptive else _padded)(norm, others, x, y)
 
 
 class BallAttack(Attack):
@@ -217,30 +218,20 @@ class BallAttack(Attack):
         source, x, y, norm = self._admitted(model, source, x, y, norm)
         eps = given.real("eps", eps)
         checks.in_box(eps=eps) if norm == "linf" else values.at_least(0, eps=eps)
-        return _searched_in_ball(norm, values.arrays(self), key, model, source, x, y, jnp.float32(eps))
+        others = values.arrays(self), key, model, source, jnp.float32(eps)
+        return (_searched if self.adaptive else _padded)(norm, others, x, y)
+
+
+def _padded(norm, others, x, y):
+    return neighbors.padded(_searched, norm, others, x, y)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _searched(norm, attack, key, model, source, x, y):
-    return attack.search(key, model, source, x, y, norm)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _searched_in_ball(norm, attack, key, model, source, x, y, eps):
-    found = attack.search(key, model, source, x, y, norm, eps)
+def _searched(norm, others, x, y):
+    attack, key, model, source, *ball = others
+    found = attack.search(key, model, source, x, y, norm, *ball)
+    if not ball:
+        return found
+    (eps,) = ball
     # Rounding takes an image at the rim of the ball to either side of it.
     return found._replace(norm=jnp.where(found.success, jnp.minimum(found.norm, eps), found.norm))
-
-
-def bisect(fooled: Callable[[Images], Array], x: Images, image: Images) -> Images:
-    """The fooling end of the way from x to `image`, bisected at the boundary."""
-
-    def half(_, ends):
-        low, high = ends
-        middle = (low + high) / 2
-        wrong = fooled(x + balls.over(middle, x.shape) * (image - x))
-        return jnp.where(wrong, low, middle), jnp.where(wrong, middle, high)
-
-    ends = jnp.zeros(len(x), x.dtype), jnp.ones(len(x), x.dtype)
-    high = lax.fori_loop(0, BISECTIONS, half, ends)[1]
-    return x + balls.over(high, x.shape) * (image - x)

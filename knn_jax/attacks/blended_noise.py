@@ -6,8 +6,9 @@ from jax import lax
 from jaxtyping import Array
 
 from knn_jax import balls, values
-from knn_jax.attacks import attack, batches, judgement
+from knn_jax.attacks import batches, judgement
 from knn_jax.attacks.attack import Found, MinimizationAttack
+from knn_jax.attacks.bisection import BISECTIONS, bisect
 from knn_jax.classifiers import Decides, GivenImages, GivenLabels
 from knn_jax.neighbors import in_tiles
 
@@ -42,8 +43,8 @@ class BlendedNoise(MinimizationAttack):
                 image, least = best
                 drawn = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
                 noise = jax.vmap(lambda k: jax.random.uniform(k, x.shape[1:], x.dtype))(drawn)
-                end = attack.bisect(fooled, x, noise)
-                length = jnp.where(fooled(end), measure(end - x), jnp.inf)
+                end, found = bisect(fooled, x, noise)
+                length = jnp.where(found, measure(end - x), jnp.inf)
                 nearer = balls.over(length < least, x.shape)
                 return jnp.where(nearer, end, image), jnp.minimum(length, least)
 
@@ -51,7 +52,7 @@ class BlendedNoise(MinimizationAttack):
             return lax.fori_loop(0, self.directions, blend, start)[0]
 
         image = in_tiles(batch, batches.BATCH)(jnp.arange(len(x)), x, y)
-        forwards = self.directions * (attack.BISECTIONS + 1)
+        forwards = self.directions * BISECTIONS
         return judgement.judge(model, x, y, image, norm, 0, forwards)
 
 

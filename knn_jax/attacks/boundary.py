@@ -6,8 +6,9 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from knn_jax import balls, classifiers, values
-from knn_jax.attacks import attack, batches, judgement
+from knn_jax.attacks import batches, judgement
 from knn_jax.attacks.attack import Found, MinimizationAttack
+from knn_jax.attacks.bisection import BISECTIONS, bisect
 from knn_jax.classifiers import Decides, GivenImages, GivenLabels
 from knn_jax.neighbors import in_tiles
 from knn_jax.values import given
@@ -145,8 +146,9 @@ def _walked(key, model, x, y, starts, steps):
         if starts is None:
             drawn = jax.vmap(lambda k: jax.random.randint(k, (DRAWN,), 0, len(model.images)))
             starts = model.images[drawn(keys[:, 1])]
-        others = lax.map(lambda image: attack.bisect(fooled, x, image), jnp.moveaxis(starts, 1, 0))
-        distance = lax.map(lambda image: jnp.where(fooled(image), length(image - x), jnp.inf), others)
+        ends = jnp.moveaxis(starts, 1, 0)
+        others, found = lax.map(lambda image: bisect(fooled, x, image), ends)
+        distance = jnp.where(found, jax.vmap(lambda image: length(image - x))(others), jnp.inf)
         nearest = distance.argmin(0)
         image = jnp.take_along_axis(others, nearest.reshape(1, -1, 1, 1, 1), 0)[0]
         walk = image, distance.min(0), jnp.full(len(x), 0.1, x.dtype), jnp.full(len(x), 0.01, x.dtype)
@@ -154,7 +156,7 @@ def _walked(key, model, x, y, starts, steps):
 
     image = in_tiles(batch, batches.BATCH)(jnp.arange(len(x)), x, y, starts)
     count = DRAWN if starts is None else starts.shape[1]
-    forwards = count * (attack.BISECTIONS + 1) + steps
+    forwards = count * BISECTIONS + steps
     return judgement.judge(model, x, y, image, "l2", 0, forwards)
 
 

@@ -6,8 +6,9 @@ from jax import lax
 from jaxtyping import Array
 
 from knn_jax import balls, values
-from knn_jax.attacks import attack, batches, judgement
+from knn_jax.attacks import batches, judgement
 from knn_jax.attacks.attack import Found, MinimizationAttack
+from knn_jax.attacks.bisection import BISECTIONS, bisect
 from knn_jax.classifiers import GivenImages, GivenLabels, Scores, Surrogate
 from knn_jax.neighbors import in_tiles
 
@@ -44,6 +45,7 @@ class DeepFool(MinimizationAttack):
     """Temperature of the soft votes."""
 
     follows = Surrogate
+    adaptive = True
     cites = "Moosavi-Dezfooli, Fawzi & Frossard 2016, arXiv:1511.04599"
 
     def __post_init__(self):
@@ -118,12 +120,12 @@ class DeepFool(MinimizationAttack):
             start = jnp.zeros_like(x), counts, fooled(x), none
             found = lax.while_loop(lambda state: jnp.any(pending(state)), go, start)
             moved, taken, done, steep = found
-            image = attack.bisect(fooled, x, clipped(jnp.arange(len(x)), moved))
+            image, _ = bisect(fooled, x, clipped(jnp.arange(len(x)), moved))
             return image, taken, taken * len(leads), ~steep, ~done
 
         tile = batches.batch_size(source, x, count)
         image, taken, gradients, *flags = in_tiles(batch, tile)(x, y)
-        forwards = 2 + 2 * batches.average(taken) + attack.BISECTIONS
+        forwards = 2 + 2 * batches.average(taken) + BISECTIONS
         counts = batches.average(gradients), forwards
         return judgement.judge(model, x, y, image, norm, *counts, None, *flags)
 

@@ -8,8 +8,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from knn_jax import balls, losses, values
-from knn_jax.attacks import attack, batches, checks, judgement
+from knn_jax.attacks import batches, checks, judgement
 from knn_jax.attacks.attack import Found, MinimizationAttack
+from knn_jax.attacks.bisection import BISECTIONS, bisect
 from knn_jax.attacks.judgement import Count
 from knn_jax.classifiers import GivenImages, GivenLabels, Images, Scores, Surrogate
 from knn_jax.neighbors import in_tiles
@@ -39,6 +40,7 @@ class IFGSM(MinimizationAttack):
     """Temperature of the soft votes."""
 
     follows = Surrogate
+    adaptive = True
     cites = "Kurakin et al. 2017, arXiv:1607.02533"
 
     def __post_init__(self):
@@ -77,14 +79,14 @@ class IFGSM(MinimizationAttack):
                 return image, ~model.right(image, label)
 
             image, tried, fooled = least(trial, x, ~clean, sizes)
-            image = attack.bisect(lambda z: ~model.right(z, y), x, image)
+            image, _ = bisect(lambda z: ~model.right(z, y), x, image)
             # With no first step the image stays, and so does its gradient.
             return image, tried, judgement.steep(first), fooled
 
         tile = batches.batch_size(source, x, count)
         image, tried, steep, fooled = in_tiles(batch, tile)(x, y, clean)
         tried = batches.average(tried)
-        counts = 1 + (steps - 1) * tried, 2 + tried + attack.BISECTIONS
+        counts = 1 + (steps - 1) * tried, 2 + tried + BISECTIONS
         return judgement.judge(model, x, y, image, norm, *counts, clean, ~steep, ~fooled)
 
 

@@ -11,8 +11,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from knn_jax import balls, losses, values
-from knn_jax.attacks import attack, batches, checks, constant_search, judgement
+from knn_jax.attacks import batches, checks, constant_search, judgement
 from knn_jax.attacks.attack import Found, MinimizationAttack
+from knn_jax.attacks.bisection import BISECTIONS, bisect
 from knn_jax.attacks.deepfool import DeepFool
 from knn_jax.classifiers import GivenImages, GivenLabels, Images, Scores, Surrogate
 from knn_jax.neighbors import in_tiles
@@ -121,8 +122,8 @@ class LBFGS(MinimizationAttack):
 
                 z, steep = descend(loss, x, self.steps)
                 image = jnp.clip(z, 0.0, 1.0)
-                nearest, nothing = attack.bisect(fooled, x, image), constant_search.none_found(x)
-                return constant_search.keep(nothing, x, nearest, fooled(image), steep)
+                nearest, found = bisect(fooled, x, image)
+                return constant_search.keep(constant_search.none_found(x), x, nearest, found, steep)
 
             constant = self.constant
             return constant_search.search(x, run, constant=constant, rounds=self.rounds, decades=True)
@@ -130,7 +131,7 @@ class LBFGS(MinimizationAttack):
         reached = None if walk is None else walk.image
         best = in_tiles(batch, batches.batch_size(source, x, count))(x, y, target, reached)
         gradients = self.steps * self.rounds
-        forwards = 1 + self.rounds * (attack.BISECTIONS + 1)
+        forwards = 1 + self.rounds * BISECTIONS
         if walk is not None:
             gradients, forwards = gradients + walk.gradients, forwards + 1 + walk.forwards
         return constant_search.judge(model, x, y, best, gradients, forwards)
