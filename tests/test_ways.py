@@ -237,3 +237,20 @@ def test_more_rows_than_indices_are_refused(given):
     }[given]
     with pytest.raises(ValueError, match="2147483648 rows"):
         function() if given == "shard" else function(None, None)
+
+
+@pytest.mark.parametrize("metric", [Euclidean(), Subspaces(2)], ids=str)
+@pytest.mark.parametrize("kind", ["below", "both signs", "none"])
+def test_products_that_overflow_exclude_nobody(kind, metric):
+    """Scores are -inf, inf or no numbers, where the distances are numbers."""
+    rng = np.random.default_rng(0)
+    bank = -rng.uniform(1, 2, (300, 8)).astype(np.float32) * np.float32(1e5)
+    query = np.zeros((4, 8), np.float32)
+    query[:, 0] = 1e38
+    if kind == "both signs":
+        bank[:5] *= -1
+    if kind == "none":
+        query[:, 1], bank[:, 1], bank[:, 2:] = query[:, 0], -bank[:, 0], 0
+    near = neighbors.search(jnp.asarray(query), jnp.asarray(bank), 10, metric=metric)
+    assert np.isfinite(near.distance).all()
+    assert all(len(set(row)) == 10 and min(row) >= 0 for row in np.asarray(near.index).tolist())

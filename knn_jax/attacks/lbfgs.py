@@ -65,6 +65,7 @@ class LBFGS(MinimizationAttack):
 
     norms = ("l2",)
     follows = Surrogate
+    adaptive = True
     cites = "Szegedy et al. 2014, arXiv:1312.6199; Tabacof & Valle 2016, arXiv:1510.05328"
 
     def __post_init__(self):

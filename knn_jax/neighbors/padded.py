@@ -23,34 +23,39 @@ def padded(program: Callable[..., PyTree], static: Hashable, others: PyTree, *ba
     to a batch that is padded is waited for.
     """
     count = len(jax.tree.leaves(batch)[0])
-    size = count
-    if count > 1 and not any(map(_placed, jax.tree.leaves((others, batch)))):
-        size = _size(_seen((program, static, *_shapes(others), *_shapes(batch, 1))), count)
-    if size == count:
+    if count < 2 or any(map(_placed, jax.tree.leaves((others, batch)))):
         return program(static, others, *batch)
+    # By its hash alone, so that no model is kept.
+    seen = _seen(hash((program, static, *_shapes(others), *_shapes(batch, 1))))
+    size = min((size for size in seen.copy() if count <= size <= 2 * count), default=count)
 
     def pad(leaf):
-        leaf = np.asarray(leaf)
-        more = np.broadcast_to(leaf[:1], (size - count, *leaf.shape[1:]))
-        return jax.device_put(np.concatenate([leaf, more]))
+        more = np.broadcast_to(np.asarray(leaf)[:1], (size - count, *leaf.shape[1:]))
+        return _like(leaf, np.concatenate([leaf, more]))
 
     def cut(leaf):
-        return jax.device_put(np.asarray(leaf)[:count]) if leaf.ndim else leaf
+        if not leaf.ndim or isinstance(leaf, Tracer):
+            return leaf[:count] if leaf.ndim else leaf
+        return _like(leaf, np.asarray(leaf)[:count])
 
-    return jax.tree.map(cut, program(static, others, *jax.tree.map(pad, batch)))
+    if size > count:
+        return jax.tree.map(cut, program(static, others, *jax.tree.map(pad, batch)))
+    found = program(static, others, *batch)
+    seen.add(size)  # and not one that failed
+    return found
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def _seen(key: Hashable) -> set[int]:
+def _seen(key: int) -> set[int]:
     """The sizes of batches that a program was called with."""
     del key
     return set()
 
 
-def _size(seen, count):
-    fitting = [size for size in seen if count <= size <= 2 * count]
-    seen.add(size := min(fitting, default=count))
-    return size
+def _like(leaf, numbers):
+    """The numbers where an array is: on its device, if it is bound to one."""
+    bound = isinstance(leaf, jax.Array) and getattr(leaf, "committed", True)
+    return jax.device_put(numbers, leaf.sharding if bound else None)
 
 
 def _placed(leaf):

@@ -113,8 +113,9 @@ def _candidates(query, bank, eligible, plan, centre, summary):
         mask = eligible.mask(first, size, new)
 
         def scores():
-            """(query, group, row)."""
+            """(query, group, row); -inf is no row's, and a score that overflowed excludes nobody."""
             found = plan.metric.scores(query, part.astype(query.dtype), of_each, centre, plan.mode)
+            found = jnp.where(jnp.isnan(found), jnp.inf, jnp.maximum(found, jnp.finfo(found.dtype).min))
             found = jnp.where(mask, found[:, None], -jnp.inf)
             return found.reshape(-1, size)
 
