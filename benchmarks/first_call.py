@@ -37,7 +37,7 @@ class Call:
     aim: float | None = None
     """CPU seconds aimed at on 2 cores."""
     lines: bool = True
-    """Whether it is a JAX program, whose lines can be counted."""
+    """Whether it is one JAX program, whose lines can be counted."""
 
 
 def rows(count: int = 300, dim: int = 64, queries: int = 50) -> tuple[jax.Array, jax.Array]:
@@ -100,33 +100,36 @@ def sklearn(count: int = 300, dim: int = 64, queries: int = 50, k: int = 5):
     return lambda: NearestNeighbors(n_neighbors=k, algorithm="brute").fit(bank).kneighbors(query)
 
 
-def victim(network: bool = False, layers: int = 1):
-    """k-NN of 300 images of 8 x 8, on pixels or on layers of a small network; and 10 images."""
-    from knn_jax import classifiers, nets
+def parts(network: bool = False, layers: int = 1):
+    """Features, none or layers of a small network, and 300 images of 8 x 8."""
+    from knn_jax import nets
 
     images = rows()[1].reshape(300, 8, 8, 1)
-    features = None
-    if network:
-        net = nets.ConvNet(((8, 3, 1, 1), (16, 4, 2, 1))).build(10)
-        variables = net.init(jax.random.key(0), images[:1])
-        features = nets.features(net, variables, ("relu1", "relu2")[-layers:], images[:1].shape)
-    return classifiers.knn(features, images, classes(300), k=5), images[:10], classes(300)[:10]
+    if not network:
+        return None, images
+    net = nets.ConvNet(((8, 3, 1, 1), (16, 4, 2, 1))).build(10)
+    variables = net.init(jax.random.key(0), images[:1])
+    return nets.features(net, variables, ("relu1", "relu2")[-layers:], images[:1].shape), images
 
 
 def predict(network: bool = False):
     """`classifiers.knn(...)` and `predict`."""
-    images = rows()[1].reshape(300, 8, 8, 1)[:10]
-    return lambda: victim(network)[0].predict(images)
+    from knn_jax import classifiers
+
+    features, images = parts(network)
+    return lambda: classifiers.knn(features, images, classes(300), k=5).predict(images[:10])
 
 
 def attack(
     name: str, network: bool = False, layers: int = 1, batches: tuple[int, ...] = (10,), **knobs
 ):
     """An attack of `knn_jax.attacks`, on batches of such sizes one after another."""
-    from knn_jax import attacks
+    from knn_jax import attacks, classifiers
 
-    model, x, y = victim(network, layers)
-    run, key = getattr(attacks, name), jax.random.key(0)
+    features, images = parts(network, layers)
+    model = classifiers.knn(features, images, classes(300), k=5)
+    x, y, key = images[:10], classes(10), jax.random.key(0)
+    run = getattr(attacks, name)
     return lambda: [run(key, model, x[:n], y[:n], **knobs) for n in batches]
 
 
@@ -139,8 +142,8 @@ CALLS = {
     "search 60k": Call(lambda: search(**LARGE), 2.5),
     "search 60k, every class": Call(lambda: search(**LARGE, form="classes"), 2.5),
     "search 60k, all but a class": Call(lambda: search(**LARGE, form="without"), 2.5),
-    "knn, predict": Call(predict, 1.2),
-    "knn on a network, predict": Call(lambda: predict(True), 1.2),
+    "knn, predict": Call(predict, 1.2, lines=False),
+    "knn on a network, predict": Call(lambda: predict(True), 1.2, lines=False),
     "pgd": Call(lambda: attack("pgd", **BALL), 4.0),
     "pgd, batches of 10 and 9": Call(lambda: attack("pgd", batches=(10, 9), **BALL), 4.0),
     "pgd on a network": Call(lambda: attack("pgd", network=True, **BALL)),
@@ -181,7 +184,7 @@ def measured(name: str, repeats: int) -> dict[str, float] | str:
         command = [sys.executable, __file__, "--one", name]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            return done.stderr.strip().splitlines()[-1]
+            return next(line for line in done.stderr.splitlines()[::-1] if "Error" in line)
         runs.append(json.loads(done.stdout.splitlines()[-1]))
     return {what: statistics.median(run[what] for run in runs) for what in runs[0]}
 
