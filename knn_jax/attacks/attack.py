@@ -175,7 +175,7 @@ class MinimizationAttack(Attack):
         """
         source, x, y, norm = self._admitted(model, source, x, y, norm)
         others = values.arrays(self), key, model, source
-        return (_searched if self.adaptive else _padded)(norm, others, x, y)
+        return _run(norm, others, x, y)
 
 
 class BallAttack(Attack):
@@ -219,10 +219,13 @@ class BallAttack(Attack):
         eps = given.real("eps", eps)
         checks.in_box(eps=eps) if norm == "linf" else values.at_least(0, eps=eps)
         others = values.arrays(self), key, model, source, jnp.float32(eps)
-        return (_searched if self.adaptive else _padded)(norm, others, x, y)
+        return _run(norm, others, x, y)
 
 
-def _padded(norm, others, x, y):
+def _run(norm, others, x, y):
+    attack = others[0]
+    if attack.adaptive:
+        return _searched(norm, others, x, y)
     return neighbors.padded(_searched, norm, others, x, y)
 
 

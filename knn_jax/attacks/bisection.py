@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from knn_jax import balls
 from knn_jax.classifiers import Images
@@ -28,3 +28,11 @@ def bisect(
     ends = jnp.zeros(len(x), x.dtype), jnp.ones(len(x), x.dtype), jnp.zeros(len(x), bool)
     _, high, found = lax.fori_loop(0, BISECTIONS, half, ends)
     return x + balls.over(high, x.shape) * (image - x), found
+
+
+def nearest_of(
+    images: Float[Array, "start batch *pixel"], norm: Float[Array, "start batch"]
+) -> tuple[Images, Float[Array, " batch"]]:
+    """Of several images for each example the one of the least norm, and that norm."""
+    place = balls.over(norm.argmin(0)[None], images.shape)
+    return jnp.take_along_axis(images, place, 0)[0], norm.min(0)

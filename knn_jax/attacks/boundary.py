@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PyTree
 from knn_jax import balls, classifiers, values
 from knn_jax.attacks import batches, judgement
 from knn_jax.attacks.attack import Found, MinimizationAttack
-from knn_jax.attacks.bisection import BISECTIONS, bisect
+from knn_jax.attacks.bisection import BISECTIONS, bisect, nearest_of
 from knn_jax.classifiers import Decides, GivenImages, GivenLabels
 from knn_jax.neighbors import in_tiles
 from knn_jax.values import given
@@ -149,9 +149,8 @@ def _walked(key, model, x, y, starts, steps):
         ends = jnp.moveaxis(starts, 1, 0)
         others, found = lax.map(lambda image: bisect(fooled, x, image), ends)
         distance = jnp.where(found, jax.vmap(lambda image: length(image - x))(others), jnp.inf)
-        nearest = distance.argmin(0)
-        image = jnp.take_along_axis(others, nearest.reshape(1, -1, 1, 1, 1), 0)[0]
-        walk = image, distance.min(0), jnp.full(len(x), 0.1, x.dtype), jnp.full(len(x), 0.01, x.dtype)
+        image, least = nearest_of(others, distance)
+        walk = image, least, jnp.full(len(x), 0.1, x.dtype), jnp.full(len(x), 0.01, x.dtype)
         return lax.fori_loop(0, steps, step, walk)[0]
 
     image = in_tiles(batch, batches.BATCH)(jnp.arange(len(x)), x, y, starts)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from knn_jax import balls, values
 from knn_jax.attacks import batches, judgement
 from knn_jax.attacks.attack import Found, MinimizationAttack
-from knn_jax.attacks.bisection import BISECTIONS, bisect
+from knn_jax.attacks.bisection import BISECTIONS, bisect, nearest_of
 from knn_jax.classifiers import GivenImages, GivenLabels, Images, Scores, Votes
 from knn_jax.neighbors import in_tiles
 
@@ -123,7 +123,7 @@ class MinimumNorm(MinimizationAttack):
             others = jnp.moveaxis(model.rivals(x, y, max(1, rivals)), 1, 0)
             others, outside = lax.map(lambda image: bisect(fooled, x, image), others)
             reach = jax.vmap(lambda image: measure(image - x))(others)
-            nearest = Best(*_nearest(others, jnp.where(outside, reach, jnp.inf)))
+            nearest = Best(*nearest_of(others, jnp.where(outside, reach, jnp.inf)))
             reach = jnp.maximum(reach, LEAST * measure(jnp.ones_like(x[:1]))[0])
             near = reach.min(0)
 
@@ -170,13 +170,6 @@ def _shares(starts: int) -> tuple[int, int]:
     """How many starts are noise and how many rivals, beside the image and the best of all these."""
     noise = (starts - 1) // 3
     return noise, max(0, starts - 2 - noise)
-
-
-def _nearest(images: Float[Array, "start batch *pixel"], norm: Float[Array, "start batch"]):
-    """The image of the least norm for each example, and that norm."""
-    place = norm.argmin(0)
-    chosen = jnp.take_along_axis(images, balls.over(place[None], images.shape), 0)[0]
-    return chosen, norm.min(0)
 
 
 class Best(NamedTuple):

@@ -46,8 +46,8 @@ def select(
     The `kept`-th largest of the maxima of groups is a lower bound on the `kept`-th largest score. Few
     more than `kept` scores reach it, unless the large ones crowd in a few groups. In that case
     `lax.top_k` selects from `scores()` computed again, because scores kept until then would have to be
-    written to memory in every case. If at least `kept` scores known elsewhere reach `enough`, that is
-    the threshold.
+    written to memory in every case. Scores below `enough` may be left out too, for enough are known
+    elsewhere that reach it: it is the threshold, unless it is -inf for any row.
     """
     score = scores()
     batch, count = score.shape
