@@ -8,7 +8,7 @@ DIRECT = 2**23  # numbers that are subtracted to measure every row, where that i
 SMALL = 10_240  # rows of a bank that is scored less its centre, since to copy it costs little
 WHOLE = 2**17  # a float32 bank of so many rows is scored where it lies, without copying tiles of it
 TILE = 2**24  # numbers of a larger bank that are copied and scored at once
-SCORES = 6 * 2**20  # query x group x row scores held at once on a CPU, where they should stay in cache
+SCORES = 3 * 2**20  # query x group x row scores held at once on a CPU, where they should stay in cache
 SCORES_ACCELERATOR = 2**28
 GATHERED = 2**21  # numbers of neighbours' features held at once on a CPU, for its cache too
 GATHERED_ACCELERATOR = 2**26
@@ -19,7 +19,7 @@ def row_tile(rows: int, dim: int, whole: bool) -> int:
     """Rows of a bank that are scored at once; `whole` if it is float32 and needs no conversion."""
     if whole and rows <= WHOLE:
         return rows
-    tiles = -(-rows // min(max(TILE // dim, 1024), 2**16))
+    tiles = -(-rows // min(max(TILE // dim, 1024), 2**15))
     return -(-rows // tiles)
 
 

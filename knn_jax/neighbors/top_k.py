@@ -15,8 +15,6 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from knn_jax.neighbors import float_order
 
-RUN = 16  # scores at most, next to each other, whose largest is taken first
-CLASSES = 10  # of rows sorted by class, of which the large scores may be of one
 GROUPS = 4  # times as many as are asked for: then some 15% more scores than asked reach the threshold
 PERIODS = 2 * 3 * 5 * 7  # of rows that are alike, as of classes in turn: no group may have its rhythm
 BITS = 32  # in a word, and in a score
@@ -66,13 +64,14 @@ def select(
     if score.dtype != jnp.float32:  # which `float_order` has no integers for
         return Selection(*sorted_out())
 
-    def of_here():
-        return _threshold(_maxima(score, kept), kept)
-
     if enough is None:
-        threshold = of_here()
+        threshold = _threshold(_maxima(score, kept), kept)
     else:
-        threshold = lax.cond((enough > -jnp.inf).all(), lambda: enough[:, None], of_here)
+        threshold = lax.cond(
+            (enough > -jnp.inf).all(),
+            lambda: enough[:, None],
+            lambda: _threshold(_maxima(scores(), kept), kept),
+        )
     left = threshold[:, 0]  # -inf where fewer are eligible: none is left
     threshold = jnp.maximum(threshold, jnp.finfo(score.dtype).min)  # -inf is never selected
     place, fits = _places(score >= threshold, size)
@@ -88,7 +87,7 @@ def top_k(values: Float[Array, "*batch n"], k: int) -> tuple[Array, Array]:
 
 
 def _maxima(score, kept):
-    """The maxima of a few times `kept` groups of scores, each of several runs of neighbours.
+    """The maxima of a few times `kept` groups of scores, of which each takes its turn.
 
     Large scores are together where rows are sorted by class, and at equal distances where classes take
     turns: neither puts many of them into one group.
@@ -97,12 +96,10 @@ def _maxima(score, kept):
     groups = min(count, GROUPS * kept)
     while math.gcd(groups, PERIODS) > 1 and groups > 2 * kept:
         groups -= 1
-    run = max(1, min(RUN, count // (2 * CLASSES * kept)))
-    pad = [(0, 0), (0, -count % run)]
-    maxima = lax.reduce_window(score, -jnp.inf, lax.max, (1, run), (1, run), pad)
-    pad = [(0, 0), (0, -maxima.shape[1] % groups)]
-    maxima = jnp.pad(maxima, pad, constant_values=-jnp.inf)
-    return maxima.reshape(batch, -1, groups).max(1)
+    whole = count - count % groups  # not padded, for which XLA would write all scores to memory
+    maxima = score[:, :whole].reshape(batch, -1, groups).max(1)
+    rest = jnp.pad(score[:, whole:], [(0, 0), (0, whole + groups - count)], constant_values=-jnp.inf)
+    return jnp.maximum(maxima, rest)
 
 
 def _threshold(score, k):
@@ -133,7 +130,8 @@ def _places(
     ranks = jnp.cumsum(counts, -1)
     # The nth wanted is in the word behind as many as have a running count of n at most.
     nth = jnp.arange(size, dtype=jnp.int32)
-    word = jax.vmap(lambda ranks: jnp.searchsorted(ranks, nth, side="right"))(ranks)
+    ending = jax.vmap(lambda ranks: jnp.zeros(size, jnp.int32).at[ranks].add(1, mode="drop"))(ranks)
+    word = jnp.cumsum(ending, -1)
     last = jnp.minimum(word, words.shape[1] - 1)
     nth = nth[None] - jnp.take_along_axis(ranks - counts, last, -1)
     place = last * BITS + _bit(jnp.take_along_axis(words, last, -1), nth)
