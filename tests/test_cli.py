@@ -16,7 +16,7 @@ import pytest
 from knn_jax import attacks, certificates, cli, data, defenses, measures, nets
 from knn_jax.attacks import Attack
 from knn_jax.certificates import Certificate
-from knn_jax.cli import flags, knobs
+from knn_jax.cli import flags, knobs, several
 from knn_jax.recipe import Evaluate, fit, read
 from knn_jax.training import Adversary, Optim
 
@@ -27,7 +27,7 @@ IDRESNET = str(ROOT / "configs" / "mnist_idresnet.py")
 CIFAR = str(ROOT / "configs" / "cifar10_ask.py")
 ABOUT = "What it does."
 FILES = sorted(ROOT.glob("configs/*.py"))
-LINES = 120  # of the help of any recipe at 100 columns
+LINES = 124  # of the help of any recipe at 100 columns
 ATTACKS = flags.known_values(attacks, Attack)
 CERTIFICATES = flags.known_values(certificates, Certificate)
 
@@ -331,6 +331,7 @@ def test_the_page_has_each_flag_and_explains_it(pages, name):
     recipe, _ = read(str(ROOT / "configs" / f"{name}.py"))
     known = {f"--{name}" for name, _ in knobs.listed(knobs.flags(recipe))}
     own = {"--workdir", "--data-path", "--attack", "--certificate", "--keep-programs"}
+    own |= {f"--{name}" for name, *_ in several.FLAGS}
     shown = of_page(pages[name])
     assert set(shown) == known | own
     assert all(len(re.findall(r"[a-z]{3,}", text)) >= 2 for text in shown.values())

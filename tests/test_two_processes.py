@@ -16,11 +16,15 @@ from knn_jax import mesh, training
 ROOT = Path(__file__).parent.parent
 
 
-def two_processes(mode, folder, seconds=300):
-    """(exit code, output) of each."""
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def two_processes(mode, folder, seconds=300):
+    """(exit code, output) of each."""
+    port = free_port()
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",

@@ -4,7 +4,6 @@ import dataclasses
 import fcntl
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -135,14 +134,13 @@ def test_without_locks_it_says_so_and_removes_nothing(tmp_path, claim, monkeypat
     assert (tmp_path / ".a.00ff.scratch").exists()
 
 
-def test_of_several_processes_the_first_holds_it_for_all(tmp_path, claim, monkeypatch, dataset):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    (tmp_path / ".a.00ff.scratch").write_text("perhaps of the other")
-    held = workdir.claim(str(tmp_path), RECIPE.told(), dataset.digest())
-    with held, monkeypatch.context() as patch:
-        patch.setattr(jax, "process_index", lambda: 1)
-        claim(tmp_path)
-    assert (tmp_path / ".a.00ff.scratch").exists()
+def test_another_process_sees_what_the_first_has_claimed(tmp_path, claim, dataset):
+    folder = claim(tmp_path / "shared")
+    assert workdir.claimed(str(folder), RECIPE.told(), dataset.digest()) == folder
+    claim(tmp_path / "local", changed(RECIPE, optim__epochs=RECIPE.optim.epochs + 1))
+    for other in (tmp_path / "none", tmp_path / "local"):
+        with pytest.raises(ValueError, match="is not that of process 0"):
+            workdir.claimed(str(other), RECIPE.told(), dataset.digest())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import tyro
 
-from knn_jax import attacks, certificates, data
+from knn_jax import attacks, certificates, data, mesh
+from knn_jax.cli import several
 from knn_jax.cli.knobs import Flag, Group, changed, flags, listed, record
 from knn_jax.cli.page import page
 from knn_jax.display.command import run
@@ -29,14 +30,16 @@ T = TypeVar("T")
 
 
 def main(job: Callable[[Recipe, str], None], about: str) -> None:
-    """Runs `job` on the recipe and the workdir of the command line."""
+    """Runs `job` on the recipe and the workdir of the command line, in all of its processes."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax and TFDS tell their inner life
 
     def start() -> None:
-        recipe, workdir, keeps = parse(sys.argv, about)
-        if keeps:
-            programs.keep()
-        job(recipe, workdir)
+        several.join(sys.argv)
+        with several.refusing_as_one():
+            recipe, workdir, keeps = mesh.together(lambda: parse(sys.argv, about))
+            if keeps:
+                programs.keep()
+            job(recipe, workdir)
 
     run(start)
 
@@ -61,6 +64,7 @@ def parse(argv: list[str], about: str) -> tuple[Recipe, str, bool]:
         Flag("attack", tuple[str, ...], tuple(recipe.attacks), ATTACK),
         Flag("certificate", tuple[str, ...], tuple(recipe.certificates), CERTIFICATE),
         Flag("keep_programs", bool, True, KEEP),
+        *(Flag(name.replace("-", "_"), kind | None, None, text) for name, kind, text in several.FLAGS),
         *flags(recipe),
     ]
     if set(arguments) & {"-h", "--help"}:

@@ -1,14 +1,18 @@
 """What the three scripts do with a recipe."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from knn_jax import defenses, workdir
+import jax
+
+from knn_jax import defenses, mesh, workdir
 from knn_jax.data import Dataset
 from knn_jax.display import progress
 from knn_jax.evaluation import attacked, certified, measured
 from knn_jax.evaluation.attacked import runs, sources
+from knn_jax.evaluation.code import everything
 from knn_jax.recipe import Recipe, fit
 from knn_jax.recipe.fit import System
 from knn_jax.report import write
@@ -20,7 +24,8 @@ def train(recipe: Recipe, path: str) -> None:
         recipe.defense.fit(dataset, recipe.optim, folder)
         checkpoints = folder / "checkpoints"
         given = f"{type(recipe.defense).__name__}(weights={recipe.defense.weights!r})"
-        print(f"trained: {checkpoints}" if checkpoints.exists() else f"nothing to train: {given}")
+        if mesh.first():
+            print(f"trained: {checkpoints}" if checkpoints.exists() else f"nothing to train: {given}")
 
 
 def attack(recipe: Recipe, path: str) -> None:
@@ -54,21 +59,35 @@ def check(recipe: Recipe, dataset: Dataset) -> None:
 @contextlib.contextmanager
 def _opened(recipe: Recipe, path: str, *, tested: bool = True) -> Iterator[tuple[Dataset, Path]]:
     """The data, and the workdir, which is held. What is wrong with a recipe is found here, before the
-    long work; what training does not use is checked only if it is `tested`."""
-    workdir.check(path)
-    dataset = recipe.data.load(progress.track)
-    if tested:
-        check(recipe, dataset)
-    else:
-        recipe.defense.check(dataset, recipe.optim)
+    long work; what training does not use is checked only if it is `tested`. Of several processes one
+    holds the workdir, after all have found that they were asked the same."""
+
+    def loaded() -> Dataset:
+        dataset = recipe.data.load(progress.track)
+        if tested:
+            check(recipe, dataset)
+        else:
+            recipe.defense.check(dataset, recipe.optim)
+        return dataset
+
+    mesh.by_first(lambda: workdir.check(path))
+    dataset = mesh.together(loaded)
+    told, data = recipe.told(), dataset.digest()
+    mesh.agree("the version of jax", jax.__version__)
+    mesh.agree("the digest of knn_jax's sources", everything())
+    mesh.agree("the digest of the recipe", workdir.digest(json.dumps(told)))
+    mesh.agree("the digest of the data", data)
     grows = not isinstance(recipe.defense, defenses.RaCNN)  # its retriever would learn on below it
-    knobs = {"grows": grows, "defaults": recipe.defaults()}
-    with workdir.claim(path, recipe.told(), dataset.digest(), **knobs) as folder:
+    claim = workdir.claim(path, told, data, grows=grows, defaults=recipe.defaults())
+    with contextlib.ExitStack() as stack:
+        mesh.by_first(lambda: stack.enter_context(claim))
+        folder = mesh.together(lambda: workdir.claimed(path, told, data))
         yield dataset, folder
 
 
 def _evaluate(recipe: Recipe, dataset: Dataset, folder: Path, *, compute: bool) -> None:
     system = made(recipe, dataset, folder)
+    mesh.agree("the fingerprint of the classifier", system.fingerprint)
     clean = attacked.predict(recipe, system, folder)
     attacks: attacked.Attacked = {}
     for run in runs(recipe):
@@ -80,7 +99,8 @@ def _evaluate(recipe: Recipe, dataset: Dataset, folder: Path, *, compute: bool) 
         for name, certificate in recipe.certificates.items()
     }
     measures = measured.measure(recipe, system, attacks, folder)
-    write.show(write.write(recipe, system, clean, attacks, certificates, measures, folder), folder)
+    if mesh.first():
+        write.show(write.write(recipe, system, clean, attacks, certificates, measures, folder), folder)
 
 
 def made(recipe: Recipe, dataset: Dataset, folder: Path) -> System:

@@ -11,7 +11,6 @@ from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import ClassVar
 
-import jax
 from jaxtyping import PyTree
 
 from knn_jax import mesh, nets, training, values
@@ -97,7 +96,7 @@ class Defense(abc.ABC):
         if self.weights:
             shape = (1, *dataset.train.images.shape[1:])
             return Trained(module, nets.load_weights(self.weights, module, shape))
-        devices, beside = mesh.make(jax.local_devices()), self.reference_rows(dataset)
+        devices, beside = mesh.make(), self.reference_rows(dataset)
         objective = self.objective(module)
         return Trained(module, training.train(objective, dataset, optim, folder, devices, beside))
 

@@ -91,7 +91,7 @@ class RaCNN(Defense):
         if cast(RetrievalAugmented, self.net).frozen:
             objective = adopting(objective, cast(RaCNNModule, module), retriever.variables)
         rows = self.table(retriever, dataset, folder)
-        devices = mesh.make(jax.local_devices())
+        devices = mesh.make()
         variables = training.train(objective, dataset, optim, folder, devices, rows)
         return TrainedRaCNN(module, variables, retriever)
 
@@ -133,8 +133,9 @@ class RaCNN(Defense):
                 progress.say(f"{error}: searched anew")
         near = self.candidates(retriever, dataset.candidates, self.neighbors)
         table = _neighbors(near, dataset)
-        with files.whole(file) as scratch, open(scratch, "wb") as stream:
-            np.savez(stream, index=table)  # not .npy, which has no checksum
+        if mesh.first():
+            with files.whole(file) as scratch, open(scratch, "wb") as stream:
+                np.savez(stream, index=table)  # not .npy, which has no checksum
         return from_table(dataset.candidates, table)
 
     def objective(self, module: Module) -> Objective:

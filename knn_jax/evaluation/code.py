@@ -25,6 +25,11 @@ def version(*classes: type) -> str:
     return digest(*(path.read_text() for path in sorted(found)))
 
 
+def everything() -> str:
+    """A name for all sources of knn_jax."""
+    return digest(*(path.read_text() for path in sorted(ROOT.rglob("*.py"))))
+
+
 def _written_in(kind: type) -> str | None:
     """The file of a class; of one in a recipe's own file that of its methods."""
     try:

@@ -21,6 +21,7 @@ from knn_jax.workdir import digest, files
 
 PART = "part"  # in a file: which it is
 TIMES = "seconds", "compile_seconds"
+PAUSE = 0.2  # seconds between two looks for what other processes compute
 Span = tuple[int, int]  # the first image of a chunk, and how many there are
 
 
@@ -39,7 +40,8 @@ class Resumable:
     results depend beside those of the classifier and its network. `given` is what is computed with
     besides keys, images and labels, the classifier unless it is said otherwise; `source` is a
     classifier whose gradients are followed, if it is another. A file that is damaged, or belongs
-    elsewhere, is told of and counts as missing.
+    elsewhere, is told of and counts as missing. Several processes divide what is missing, and each
+    reads from the folder what the others have left there.
     """
 
     def __init__(
@@ -67,10 +69,14 @@ class Resumable:
         spans = [(first, min(chunk, images - first)) for first in range(0, images, chunk)]
         self.files = {span: parts / f"{span[0]:06d}_{span[1]}.npz" for span in spans}
         self.found = {span: part for span in spans if (part := self._read(span)) is not None}
+        there = mesh.of_first(np.array([span in self.found for span in spans]))
+        self.missing = [span for span, kept in zip(spans, there, strict=True) if not kept]
+        for span in self.missing:
+            self.found.pop(span, None)  # damaged for the first process
 
     def complete(self) -> bool:
         """Whether nothing is left to compute."""
-        return len(self.found) == len(self.files)
+        return not self.missing
 
     def _read(self, span: Span) -> dict[str, np.ndarray] | None:
         """What earlier runs left of a chunk."""
@@ -93,16 +99,29 @@ class Resumable:
 
     def results(self, one: Callable[..., dict], what: str) -> Results:
         """Computes `one(given, key, x, y)` where it is missing, and joins all chunks."""
-        missing = [span for span in self.files if span not in self.found]
-        total, left = (sum(count for _, count in spans) for spans in (self.files, missing))
+        total, left = (sum(count for _, count in spans) for spans in (self.files, self.missing))
         with progress.bar(what, total, total - left) as advance:
-            if missing:
-                self._compute(one, missing, advance)
+            if own := list(mesh.divided(self.missing)):
+                self._compute(one, own, advance)
+            self._await(advance)
+        self.missing = []
         parts = [self.found[span] for span in self.files]
         seconds, compile_seconds = (sum(float(part[name]) for part in parts) for name in TIMES)
         names = [name for name in parts[0] if name not in TIMES]
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
         return Results(arrays, seconds, compile_seconds)
+
+    def _await(self, advance: Callable[[int], None]) -> None:
+        """Reads what other processes compute, as soon as it is there."""
+        lacking = [span for span in self.files if span not in self.found]
+        while lacking:
+            for span in lacking:
+                if (part := self._read(span)) is not None:
+                    self.found[span] = part
+                    advance(span[1] if span in self.missing else 0)
+            lacking = [span for span in lacking if span not in self.found]
+            if lacking:
+                time.sleep(PAUSE)
 
     def _compute(self, one: Callable[..., dict], missing: list[Span], advance: Callable) -> None:
         """Each device of this process computes chunks of its own; what is missing, however little, by

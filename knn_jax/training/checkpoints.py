@@ -1,6 +1,5 @@
 """What training carries from step to step, and its checkpoints."""
 
-import contextlib
 import hashlib
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from knn_jax import mesh
 from knn_jax.display import progress
 from knn_jax.workdir import files
 
@@ -41,7 +41,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder = folder.resolve() / "checkpoints"
-        self._set_damaged_aside()
+        mesh.by_first(self._set_damaged_aside)
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, cleanup_tmp_directories=True)
         try:
             self.manager = ocp.CheckpointManager(
@@ -77,7 +77,7 @@ class Checkpoints:
         except Exception as error:  # orbax, tensorstore and the disk each raise their own
             told = f"{error}".strip().partition("\n")[0] or type(error).__name__
             raise ValueError(f"checkpoint {folder} cannot be written: {told}") from error
-        if jax.process_index() == 0:
+        if mesh.first():
             with files.whole(folder / SUMS) as scratch:
                 scratch.write_text(_sums(folder))
 
@@ -113,8 +113,7 @@ class Checkpoints:
             for other, told in damaged.items():
                 aside = other.with_name(f".{other.name}.damaged")
                 shutil.rmtree(aside, ignore_errors=True)  # an earlier one
-                with contextlib.suppress(FileNotFoundError):  # another process of this run did it
-                    other.rename(aside)
+                other.rename(aside)
                 progress.say(
                     f"checkpoint {other} is damaged ({told}): set aside, going on from {step.name}"
                 )

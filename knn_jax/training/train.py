@@ -34,9 +34,10 @@ def train(
 ) -> PyTree:
     """The trained variables: read from the checkpoint in `folder` and trained for what is missing.
 
-    Each batch is spread over a mesh of `devices` (one, unless given) and given its `references`; the
-    loss is that of the whole batch, so that their number changes nothing but rounding. Each epoch ends
-    with a checkpoint, and SIGTERM writes one at once and then exits. Batches depend on the seed and the
+    Each batch is spread over a mesh of `devices` (one, unless given), of one process or of several, and
+    given its `references`; the loss is that of the whole batch, so that their number changes nothing
+    but rounding. Each epoch ends with a checkpoint. SIGTERM, to any of the processes, writes one and
+    then ends them all with exit code 143. Batches depend on the seed and the
     step alone, so 2 + 2 epochs equal 4 bit for bit on one machine, but for cycles, which 4 have longer.
     With early stopping the variables are those of the epoch that is best under PGD.
 
@@ -84,13 +85,15 @@ def train(
             return _kept(state)
         function = _step(objective, optimiser, optim, references)
         step = jax.jit(function, donate_argnums=(0, 1), out_shardings=everywhere)
-        failed = jax.device_put(np.int32(NEVER), everywhere)
-        own = jax.device_put(tuple(map(np.asarray, dataset.train)), everywhere)
+
+        def put(tree, sharding=everywhere):
+            return jax.tree.map(lambda leaf: mesh.placed(np.asarray(leaf), sharding), tree)
+
+        failed, own = put(np.int32(NEVER)), put(tuple(dataset.train))
         besides = None
         if references:
-            split = references.split
-            arrays = own if split is dataset.train else jax.device_put(tuple(split), everywhere)
-            besides = *arrays, references.rows
+            arrays = own if references.split is dataset.train else put(tuple(references.split))
+            besides = *arrays, put(references.rows)
         order = np.zeros(0, np.int64)
         with progress.bar("training", total, done) as advance, Stop() as stop:
             for number in range(done, total):
@@ -100,15 +103,18 @@ def train(
                 chosen = order[place * optim.batch_size :][: optim.batch_size]
                 size = optim.batch_size + -optim.batch_size % devices.size
                 batch = np.resize(chosen, size), np.arange(size) < len(chosen)
-                state, failed, loss = step(state, failed, own, besides, *jax.device_put(batch, spread))
+                asked = np.full(devices.size, stop.asked)  # of which each process places its own
+                state, failed, loss, told = step(
+                    state, failed, own, besides, *put((*batch, asked), spread)
+                )
                 advance(1)
-                ends, leaves = place + 1 == per_epoch, stop.asked
+                ends, leaves = place + 1 == per_epoch, stop.after(told)
                 if ends or leaves:
                     _check_finite(int(failed), state, epoch, per_epoch, checkpoints.folder)
                 if ends:
                     line = f"epoch {epoch + 1}: last loss {float(loss):.4f}"
                     if objective.logits:
-                        judged = objective.logits, state.variables, dataset.valid
+                        judged = objective.logits, _here(state.variables), dataset.valid
                         line += f", validation accuracy {early_stopping.accuracy(*judged):.4f}"
                         if optim.stopping_eps:
                             robust = early_stopping.robust_accuracy(*judged, optim.stopping_eps)
@@ -139,7 +145,8 @@ def _step(
 ):
     """One step; the last batch of an epoch is masked. Parameters descend, statistics are replaced.
 
-    It is given the number of the first step whose loss was not finite, NEVER before, and returns it.
+    It is given the number of the first step whose loss was not finite, NEVER before, and returns it;
+    and which processes are asked to leave, and returns whether any is.
     """
 
     def without(variables, key, batch):
@@ -155,7 +162,7 @@ def _step(
         key, own = jax.random.split(key)
         return augment.augment(own, x, affine=change == "affine"), key
 
-    def step(state, failed, own, besides, chosen, mask):
+    def step(state, failed, own, besides, chosen, mask, asked):
         images, labels = own
         key = jax.random.fold_in(jax.random.key(optim.seed), state.step)
         x, key = taken(images, chosen, key, optim.augment)
@@ -180,7 +187,7 @@ def _step(
         parameters = optax.apply_updates(parameters, updates)
         variables = {**state.variables, **parameters, **statistics}
         failed = jnp.minimum(failed, jnp.where(jnp.isfinite(loss), NEVER, state.step))
-        return State(variables, carried, state.step + 1, state.best), failed, loss
+        return State(variables, carried, state.step + 1, state.best), failed, loss, asked.any()
 
     return step
 
@@ -227,8 +234,12 @@ def _kept_best(state: State, accuracy: float) -> State:
 
 def _kept(state: State) -> PyTree:
     """The variables that training ends with, from all devices to the first."""
-    kept = state.best.variables if state.best else state.variables
-    return jax.tree.map(jnp.asarray, jax.device_get(kept))
+    return _here(state.best.variables if state.best else state.variables)
+
+
+def _here(variables: PyTree) -> PyTree:
+    """Variables that every device has, on the first of this process."""
+    return jax.tree.map(jnp.asarray, jax.device_get(variables))
 
 
 def _placed(shapes: PyTree, sharding: NamedSharding) -> PyTree:

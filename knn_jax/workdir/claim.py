@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -14,7 +13,8 @@ from knn_jax.display import progress
 from knn_jax.workdir import files, lock
 
 TRAINS = ("data", "defense", "optim")  # parts of a recipe that decide the trained network
-DIGEST = "data_digest"  # in config.json, beside the recipe
+CONFIG = "config.json"
+DIGEST = "data_digest"  # in it, beside the recipe
 GROWS = "optim.epochs"  # may be more than it was: training goes on
 FREE = ("data.path", "data.data_dir", "defense.weights")  # where files lie; weights by their content
 
@@ -37,8 +37,8 @@ def claim(
     """The folder, made if need be, with the recipe in its config.json, held against other runs.
 
     `recipe` is as `values.told` has it, `defaults` as `values.defaults`: a knob that there was not yet
-    when the folder was made was at its default. Of several processes that share their devices the first
-    holds the folder for all. Raises ValueError where it cannot be written, where another run holds it,
+    when the folder was made was at its default. Of several processes the first claims the folder for
+    all. Raises ValueError where it cannot be written, where another run holds it,
     and where it holds another network: one whose images or labels, or whose data, defense or
     optimisation differ, but for more epochs if training `grows` by them.
     """
@@ -46,24 +46,39 @@ def claim(
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if jax.process_index() == 0:
-                locked = stack.enter_context(lock.held(folder))
-                if not locked:
-                    progress.say(f"no locks on this file system: keep other runs out of {folder}")
-                elif jax.process_count() == 1:
-                    files.sweep(folder)
+            if stack.enter_context(lock.held(folder)):
+                files.sweep(folder)
+            else:
+                progress.say(f"no locks on this file system: keep other runs out of {folder}")
         except OSError as error:
             raise ValueError(f"workdir {folder} cannot be written: {error.strerror}") from error
         told = {**recipe, DIGEST: data_digest}
         _compare(folder, told, grows, flat(defaults or {}))
-        with files.whole(folder / "config.json") as scratch:
+        with files.whole(folder / CONFIG) as scratch:
             scratch.write_text(json.dumps(told, indent=2) + "\n")
         yield folder
 
 
+def claimed(path: str, recipe: Mapping[str, object], data_digest: str) -> Path:
+    """The folder that the first process of this run has claimed, as another of them sees it.
+
+    Raises ValueError where it is not the same folder: all need one file system for it.
+    """
+    folder = files.local("workdir", path)
+    try:
+        seen = json.loads((folder / CONFIG).read_text())
+    except (OSError, json.JSONDecodeError):
+        seen = None
+    if seen != json.loads(json.dumps({**recipe, DIGEST: data_digest})):
+        raise ValueError(
+            f"workdir {folder.absolute()} is not that of process 0: give one that all workers share"
+        )
+    return folder
+
+
 def _compare(folder: Path, told: dict[str, object], grows: bool, defaults: dict[str, object]) -> None:
     """Raises ValueError if the folder holds another network than that of the recipe and the data."""
-    file = folder / "config.json"
+    file = folder / CONFIG
     try:
         before = json.loads(file.read_text())
         if "net" in before:

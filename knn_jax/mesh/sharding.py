@@ -7,18 +7,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 ROWS, QUERIES = "rows", "queries"
-HEARTBEAT = 20  # seconds until the other processes notice that one has died
-
-
-def join(coordinator: str, processes: int, process: int) -> None:
-    """Makes this process one of several that share their devices; a dead one ends the others.
-
-    `coordinator` is host:port of process 0. On a TPU pod nothing need be given to
-    `jax.distributed.initialize`, which this calls; it must come before any other use of JAX.
-    """
-    jax.distributed.initialize(
-        coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT, initialization_timeout=60
-    )
 
 
 def make(
@@ -46,3 +34,11 @@ def batch(mesh: Mesh) -> NamedSharding:
 def whole(mesh: Mesh) -> NamedSharding:
     """The sharding that puts the same array on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def placed(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """An array that every process holds, on the devices: each process places its own part.
+
+    `jax.device_put` would first compare the whole of it between processes.
+    """
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

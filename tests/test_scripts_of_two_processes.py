@@ -1,0 +1,164 @@
+"""The scripts as two processes on loopback: they find what one does, share it, and end together."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from test_two_processes import ROOT, free_port
+
+from knn_jax import mesh
+from knn_jax.cli import several
+
+SMALL = (
+    *("--optim.epochs", "2", "--evaluate.images", "20", "--evaluate.chunk", "5"),
+    *("--evaluate.certified-chunk", "5", "--attacks.minimum-norm.steps", "2"),
+    *("--attacks.minimum-norm.starts", "1", "--evaluate.norms", "l2", "--certificate", "margin"),
+)
+
+
+class Started:
+    """A script as two processes; `logs` are what each of them wrote."""
+
+    def __init__(self, folder, script, *arguments, own=((), ())):
+        port, environment = free_port(), os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+        self.logs = [folder / f"{number}.log" for number in (0, 1)]
+        self.processes = []
+        for number, log in enumerate(self.logs):
+            several_of = ("--coordinator-address", f"127.0.0.1:{port}", "--num-processes", "2")
+            command = [sys.executable, str(ROOT / script), str(ROOT / "configs" / "digits.py")]
+            command += [*several_of, "--process-id", str(number), *arguments, *own[number]]
+            with log.open("w") as out:
+                self.processes.append(
+                    subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+                )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def ends(self, seconds=240):
+        """(exit code, output) of each."""
+        codes = [process.wait(timeout=seconds) for process in self.processes]
+        return [(code, log.read_text()) for code, log in zip(codes, self.logs, strict=True)]
+
+    def wait_for(self, there, seconds=120):
+        end = time.monotonic() + seconds
+        while not there():
+            assert time.monotonic() < end, self.logs[0].read_text()
+            time.sleep(0.1)
+
+
+def alone(script, *arguments):
+    command = [sys.executable, str(ROOT / script), str(ROOT / "configs" / "digits.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+
+
+def report(folder):
+    """All of it but times, places and the machine."""
+    found = json.loads((folder / "report.json").read_text())
+    for part in (*found["attacks"], *found["certificates"]):
+        del part["seconds"], part["compile_seconds"]
+    return {key: value for key, value in found.items() if key not in ("command", "hardware")}
+
+
+def test_the_report_of_two_is_that_of_one_and_each_chunk_is_written_once(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    ended = alone("attack.py", *SMALL, "--workdir", str(one))
+    assert ended.returncode == 0, ended.stderr
+    two.mkdir()
+    shutil.copytree(one / "checkpoints", two / "checkpoints")
+    shutil.copy(one / "config.json", two)
+    with Started(tmp_path, "attack.py", *SMALL, "--workdir", str(two)) as started:
+        first, second = started.ends()
+    assert (first[0], second[0]) == (0, 0), first[1] + second[1]
+    assert "2 processes" in first[1]
+    assert "minimum_norm" not in second[1]
+    assert report(two) == report(one)
+    assert (two / "results.csv").read_bytes() == (one / "results.csv").read_bytes()
+    parts = [
+        sorted(path.relative_to(at / "parts") for path in at.glob("parts/*/*")) for at in (one, two)
+    ]
+    assert parts[0] == parts[1]
+
+
+def test_sigterm_to_one_saves_the_step_that_both_leave_at(tmp_path):
+    """Started again as one process, training goes on from there."""
+    folder = tmp_path / "run"
+    arguments = ("--workdir", str(folder), "--optim.epochs", "25")
+    with Started(tmp_path, "train.py", *arguments) as started:
+        started.wait_for(lambda: "epoch 1:" in started.logs[0].read_text())
+        started.processes[1].send_signal(signal.SIGTERM)
+        ends = started.ends()
+    assert [code for code, _ in ends] == [143, 143], ends
+    steps = sorted(int(step.name) for step in (folder / "checkpoints").glob("[0-9]*"))
+    assert steps[-1] % 11  # of a step within an epoch
+    done = alone("train.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    epochs = [line for line in done.stderr.splitlines() if line.startswith("epoch ")]
+    assert epochs[0].startswith(f"epoch {steps[-1] // 11 + 1}:")
+    assert len(epochs) == 25 - steps[-1] // 11
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ((("--optim.epochs", "1"), ("--optim.epochs", "2")), "the digest of the recipe is "),
+        (((), ("--data-path", "none.npz")), "process 1: there is no file or folder none.npz"),
+        ((("--workdir", "{}/a"), ("--workdir", "{}/b")), "process 1: workdir "),
+    ],
+    ids=["recipe", "data", "workdir"],
+)
+def test_what_one_refuses_ends_both_in_one_line_with_nothing_written(tmp_path, own, told):
+    own = [tuple(word.format(tmp_path) for word in words) for words in own]
+    start = Started(tmp_path, "attack.py", "--workdir", str(tmp_path / "run"), own=own)
+    with start as started:
+        (code, output), (other, quiet) = started.ends(90)
+    assert (code, other) == (2, 2)
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: {told}")
+    assert "error: " not in quiet
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--num-processes", "0"),
+        ("--num-processes", "2", "--process-id", "2"),
+        ("--process-id", "-1"),
+        ("--num-processes", "two"),
+        ("--coordinator-address", "10.0.0.1"),
+    ],
+    ids=lambda flags: " ".join(flags),
+)
+def test_flags_that_do_not_go_together(flags):
+    with pytest.raises(ValueError, match=flags[-2].removeprefix("--")):
+        several.join(["attack.py", "configs/digits.py", *flags])
+
+
+def test_one_of_one_is_alone(monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert mesh.launched()
+    several.join(["attack.py", "configs/digits.py", "--num-processes", "1"])
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert not mesh.launched()
+    several.join(["attack.py", "configs/digits.py"])
+    assert mesh.alone()
+    assert mesh.first()
+    assert mesh.divided([1, 2, 3]) == [1, 2, 3]
+    assert mesh.of_first(np.arange(3)).tolist() == [0, 1, 2]
+    mesh.agree("it", "the same")
+    with pytest.raises(ValueError, match="no"):
+        mesh.together(lambda: (_ for _ in ()).throw(ValueError("no")))
