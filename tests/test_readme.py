@@ -18,6 +18,7 @@ import pytest
 from scipy import stats
 
 from knn_jax import attacks, certificates, classifiers, cli
+from knn_jax.cli import several
 from knn_jax.recipe import Recipe, papers, read, variants
 from knn_jax.report import markdown, methods, recipes
 
@@ -39,6 +40,7 @@ REPORTS = {name: json.loads(file.read_text()) for name, file in FILES.items()}
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 SCRIPTS = r"(?:attack|train|certify)\.py"
 GIVEN = {"workdir", "data-path", "attack", "certificate", "keep-programs", "no-keep-programs", "help"}
+GIVEN |= {name for name, *_ in several.FLAGS}
 ELSEWHERE = {"file_format", "worker", "command"}  # flags of other programs
 
 

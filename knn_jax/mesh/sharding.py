@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 ROWS, QUERIES = "rows", "queries"
 
@@ -36,9 +37,14 @@ def whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def placed(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """An array that every process holds, on the devices: each process places its own part.
+def placed(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    """Arrays that every process holds, on the devices: each process places its own part.
 
-    `jax.device_put` would first compare the whole of it between processes.
+    `jax.device_put` would first compare the whole of them between processes.
     """
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    def one(leaf):
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(one, tree)

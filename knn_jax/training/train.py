@@ -85,10 +85,7 @@ def train(
             return _kept(state)
         function = _step(objective, optimiser, optim, references)
         step = jax.jit(function, donate_argnums=(0, 1), out_shardings=everywhere)
-
-        def put(tree, sharding=everywhere):
-            return jax.tree.map(lambda leaf: mesh.placed(np.asarray(leaf), sharding), tree)
-
+        put = functools.partial(mesh.placed, sharding=everywhere)
         failed, own = put(np.int32(NEVER)), put(tuple(dataset.train))
         besides = None
         if references:
@@ -105,7 +102,7 @@ def train(
                 batch = np.resize(chosen, size), np.arange(size) < len(chosen)
                 asked = np.full(devices.size, stop.asked)  # of which each process places its own
                 state, failed, loss, told = step(
-                    state, failed, own, besides, *put((*batch, asked), spread)
+                    state, failed, own, besides, *mesh.placed((*batch, asked), spread)
                 )
                 advance(1)
                 ends, leaves = place + 1 == per_epoch, stop.after(told)
@@ -145,8 +142,8 @@ def _step(
 ):
     """One step; the last batch of an epoch is masked. Parameters descend, statistics are replaced.
 
-    It is given the number of the first step whose loss was not finite, NEVER before, and returns it;
-    and which processes are asked to leave, and returns whether any is.
+    It is given and returns the number of the first step whose loss was not finite, NEVER before; and of
+    which processes are asked to leave, whether any is.
     """
 
     def without(variables, key, batch):
