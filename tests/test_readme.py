@@ -113,7 +113,8 @@ def test_links_lead_somewhere(name):
 
 def commands(text):
     """The calls of the three scripts, in blocks and in sentences, without those of RECIPE."""
-    blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    blocks = [block for language, block in fenced if not language]
     inline = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
     lines = [line for block in blocks for line in block.splitlines()]
     for code in (*lines, *(" ".join(part.split()) for part in inline)):
