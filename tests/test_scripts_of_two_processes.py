@@ -133,6 +133,32 @@ def test_what_one_refuses_ends_both_in_one_line_with_nothing_written(tmp_path, o
 
 
 @pytest.mark.parametrize(
+    ("end", "code", "last"),
+    [
+        ("os.abort()", 1, "error: this process of several was ended (SIGABRT)"),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            1,
+            "error: this process of several was ended (SIGKILL)",
+        ),
+        ("os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)", 143, ""),
+        ("sys.exit(7)", 7, ""),
+        ("print('done', file=sys.stderr)", 0, "done"),
+    ],
+)
+def test_a_process_that_is_ended_has_the_last_word(end, code, last):
+    program = (
+        f"import os, signal, sys, time\nfrom knn_jax.cli import several\nseveral._watched()\n{end}"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False
+    )
+    assert ended.returncode == code
+    assert (ended.stderr.splitlines() or [""])[-1].startswith(last)
+
+
+@pytest.mark.parametrize(
     "flags",
     [
         ("--num-processes", "0"),

@@ -12,7 +12,7 @@ from knn_jax.mesh.processes import (
     of_first,
     together,
 )
-from knn_jax.mesh.sharding import QUERIES, ROWS, batch, make, placed, whole
+from knn_jax.mesh.sharding import QUERIES, ROWS, batch, make, placed, taken, whole
 
 __all__ = [
     "QUERIES",
@@ -29,6 +29,7 @@ __all__ = [
     "make",
     "of_first",
     "placed",
+    "taken",
     "together",
     "whole",
 ]

@@ -37,6 +37,15 @@ def whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def taken(array: np.ndarray, rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """`array[rows]` on the devices; each process takes only the rows that its own devices hold."""
+
+    def own(index):
+        return array[rows[index[0]]]
+
+    return jax.make_array_from_callback((len(rows), *array.shape[1:]), sharding, own)
+
+
 def placed(tree: PyTree, sharding: NamedSharding) -> PyTree:
     """Arrays that every process holds, on the devices: each process places its own part.
 

@@ -36,10 +36,11 @@ def train(
 
     Each batch is spread over a mesh of `devices` (one, unless given), of one process or of several, and
     given its `references`; the loss is that of the whole batch, so that their number changes nothing
-    but rounding. Each epoch ends with a checkpoint. SIGTERM, to any of the processes, writes one and
-    then ends them all with exit code 143. Batches depend on the seed and the
-    step alone, so 2 + 2 epochs equal 4 bit for bit on one machine, but for cycles, which 4 have longer.
-    With early stopping the variables are those of the epoch that is best under PGD.
+    but rounding. Images stay on the host until their step, but for those that references are drawn
+    from. Each epoch ends with a checkpoint. SIGTERM, to any of the processes, writes one and then ends
+    them all with exit code 143. Batches depend on the seed and the step alone, so 2 + 2 epochs equal 4
+    bit for bit on one machine, but for cycles, which 4 have longer. With early stopping the variables
+    are those of the epoch that is best under PGD.
 
     Raises ValueError for early stopping of what has no classes, for a checkpoint that is damaged or not
     this network's, and at the end of an epoch in which a loss or a parameter was NaN or infinite, which
@@ -86,11 +87,10 @@ def train(
         function = _step(objective, optimiser, optim, references)
         step = jax.jit(function, donate_argnums=(0, 1), out_shardings=everywhere)
         put = functools.partial(mesh.placed, sharding=everywhere)
-        failed, own = put(np.int32(NEVER)), put(tuple(dataset.train))
-        besides = None
-        if references:
-            arrays = own if references.split is dataset.train else put(tuple(references.split))
-            besides = *arrays, put(references.rows)
+        failed = put(np.int32(NEVER))
+        besides = put((*references.split, references.rows)) if references else None
+        if devices.size > 1:
+            progress.say(f"batches of {optim.batch_size} images over {devices.size} devices")
         order = np.zeros(0, np.int64)
         with progress.bar("training", total, done) as advance, Stop() as stop:
             for number in range(done, total):
@@ -99,11 +99,11 @@ def train(
                     order = np.random.default_rng([optim.seed, epoch]).permutation(rows)
                 chosen = order[place * optim.batch_size :][: optim.batch_size]
                 size = optim.batch_size + -optim.batch_size % devices.size
-                batch = np.resize(chosen, size), np.arange(size) < len(chosen)
+                whole = np.resize(chosen, size), np.arange(size) < len(chosen)
                 asked = np.full(devices.size, stop.asked)  # of which each process places its own
-                state, failed, loss, told = step(
-                    state, failed, own, besides, *mesh.placed((*batch, asked), spread)
-                )
+                batch = mesh.placed((*whole, asked), spread)
+                images, labels = (mesh.taken(part, whole[0], spread) for part in dataset.train)
+                state, failed, loss, told = step(state, failed, besides, images, labels, *batch)
                 advance(1)
                 ends, leaves = place + 1 == per_epoch, stop.after(told)
                 if ends or leaves:
@@ -151,30 +151,27 @@ def _step(
 
     train_loss = objective.train_loss or without
 
-    def taken(images, rows, key, change):
-        x = images[rows]
+    def changed(x, key, change):
         x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
         if change == "none":
             return x, key
         key, own = jax.random.split(key)
         return augment.augment(own, x, affine=change == "affine"), key
 
-    def step(state, failed, own, besides, chosen, mask, asked):
-        images, labels = own
+    def step(state, failed, besides, images, labels, chosen, mask, asked):
         key = jax.random.fold_in(jax.random.key(optim.seed), state.step)
-        x, key = taken(images, chosen, key, optim.augment)
+        x, key = changed(images, key, optim.augment)
         beside = None
         if references:
-            images, classes, rows = besides
+            others, classes, rows = besides
             key, draw = jax.random.split(key)
             rows = rows(draw, chosen)
-            found, key = taken(
-                images, rows.reshape(-1), key, optim.augment if references.augment else "none"
-            )
+            change = optim.augment if references.augment else "none"
+            found, key = changed(others[rows.reshape(-1)], key, change)
             beside = References(found.reshape(*rows.shape, *x.shape[1:]), classes[rows])
 
         def total(parameters):
-            batch = Batch(x, x, labels[chosen], mask, beside, state.step)
+            batch = Batch(x, x, labels, mask, beside, state.step)
             loss, statistics = train_loss({**state.variables, **parameters}, key, batch)
             return jnp.sum(jnp.where(mask, loss, 0.0)) / jnp.sum(mask, dtype=loss.dtype), statistics
 
