@@ -147,12 +147,14 @@ def test_what_one_refuses_ends_both_in_one_line_with_nothing_written(tmp_path, o
     ],
 )
 def test_a_process_that_is_ended_has_the_last_word(end, code, last):
-    program = (
-        f"import os, signal, sys, time\nfrom knn_jax.cli import several\nseveral._watched()\n{end}"
-    )
+    start = "import os, signal, sys, time\nfrom knn_jax.cli import several\nseveral._watched()\n"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-c", start + end],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     assert ended.returncode == code
     assert (ended.stderr.splitlines() or [""])[-1].startswith(last)

@@ -91,12 +91,15 @@ def _watched() -> None:
 
     Where another process dies, JAX's runtime aborts this one from within, and nothing in it could tell.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until it is known who takes it
     child = os.fork()
     if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         ctypes.CDLL(None).prctl(DEATH, signal.SIGKILL)  # nobody is left behind
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the child too
     signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code < 0 and -code != signal.SIGTERM:
         print(LOST.format(how=signal.Signals(-code).name), file=sys.stderr)
