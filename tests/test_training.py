@@ -65,6 +65,13 @@ def residual():
     return basic(nets.PreActResNet(((1, 2),), (0.3,), (0.4,)))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def each_epoch_is_saved():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "EVERY", 0.0)
+        yield
+
+
 @pytest.fixture(scope="module")
 def few():
     """200 digits to train on."""
@@ -335,6 +342,12 @@ def flip(file, place=None):
     content = bytearray(file.read_bytes())
     content[len(content) // 2 if place is None else place] ^= 0x10
     file.write_bytes(content)
+
+
+def test_short_epochs_are_not_each_saved(tmp_path, few, monkeypatch):
+    monkeypatch.setattr(checkpoints, "EVERY", 60.0)
+    training.train(softmax_regression(), few, Optim(epochs=3, batch_size=100), tmp_path)
+    assert [file.name for file in steps(tmp_path)] == ["6"]
 
 
 def steps(folder):

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from knn_jax import mesh
 from knn_jax.display import progress
 from knn_jax.workdir import files
 
+EVERY = 10.0  # seconds of training that a process that is killed may lose, at the end of an epoch
 SUMS = "SHA256SUMS"  # beside the files of a checkpoint; `sha256sum -c` compares them too
 
 
@@ -41,6 +43,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder = folder.resolve() / "checkpoints"
+        self.saved = time.monotonic()
         mesh.by_first(self._set_damaged_aside)
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, cleanup_tmp_directories=True)
         try:
@@ -60,6 +63,10 @@ class Checkpoints:
         """Waits until what was saved is on disk."""
         self.manager.close()
 
+    def due(self) -> bool:
+        """Whether the latest is older than what a killed process may lose, for all processes alike."""
+        return bool(mesh.of_first(np.array(time.monotonic() - self.saved > EVERY)))
+
     def save(self, state: State) -> None:
         """Returns when it is on disk; ValueError where it cannot be written."""
         step = int(state.step)
@@ -77,6 +84,7 @@ class Checkpoints:
         except Exception as error:  # orbax, tensorstore and the disk each raise their own
             told = f"{error}".strip().partition("\n")[0] or type(error).__name__
             raise ValueError(f"checkpoint {folder} cannot be written: {told}") from error
+        self.saved = time.monotonic()
         if mesh.first():
             with files.whole(folder / SUMS) as scratch:
                 scratch.write_text(_sums(folder))

@@ -37,10 +37,11 @@ def train(
     Each batch is spread over a mesh of `devices` (one, unless given), of one process or of several, and
     given its `references`; the loss is that of the whole batch, so that their number changes nothing
     but rounding. Images stay on the host until their step, but for those that references are drawn
-    from. Each epoch ends with a checkpoint. SIGTERM, to any of the processes, writes one and then ends
-    them all with exit code 143. Batches depend on the seed and the step alone, so 2 + 2 epochs equal 4
-    bit for bit on one machine, but for cycles, which 4 have longer. With early stopping the variables
-    are those of the epoch that is best under PGD.
+    from. The last epoch ends with a checkpoint, and so does any other if the latest is older than
+    `checkpoints.EVERY`. SIGTERM, to any of the processes, writes one and then ends them all with exit
+    code 143. Batches depend on the seed and the step alone, so 2 + 2 epochs equal 4 bit for bit on one
+    machine, but for cycles, which 4 have longer. With early stopping the variables are those of the
+    epoch that is best under PGD.
 
     Raises ValueError for early stopping of what has no classes, for a checkpoint that is damaged or not
     this network's, and at the end of an epoch in which a loss or a parameter was NaN or infinite, which
@@ -117,10 +118,10 @@ def train(
                             robust = early_stopping.robust_accuracy(*judged, optim.stopping_eps)
                             line += f", {robust:.4f} under PGD"
                             state = _kept_best(state, robust)
-                    checkpoints.save(state)
                     progress.say(line)
-                if leaves:
+                if leaves or (ends and (number + 1 == total or checkpoints.due())):
                     checkpoints.save(state)
+                if leaves:
                     checkpoints.close()
                     raise SystemExit(143)
         return _kept(state)
