@@ -177,7 +177,7 @@ def test_flags_that_do_not_go_together(flags):
 
 
 def test_one_of_one_is_alone(monkeypatch):
-    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     assert mesh.launched()
     several.join(["attack.py", "configs/digits.py", "--num-processes", "1"])
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")

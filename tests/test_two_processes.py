@@ -66,7 +66,7 @@ def test_a_dead_process_ends_the_other(tmp_path):
 def test_two_processes_train_as_one_does(tmp_path):
     """On as many devices; both write one checkpoint, and go on from it."""
     defense, few = worker_script.to_train()
-    knobs = training.Optim(epochs=2)
+    knobs = training.Optim(epochs=2, stopping_eps=0.1)
     alone = training.train(defense, few, knobs, tmp_path / "alone", mesh.make())
     for code, output in two_processes("trains", tmp_path):
         assert (code, output.splitlines()[-1:]) == (0, ["ok"]), output

@@ -42,7 +42,7 @@ def train(folder, me):
     defense, few = to_train()
     for epochs in (1, 2):
         found = training.train(
-            defense, few, training.Optim(epochs=epochs), folder / "both", mesh.make()
+            defense, few, training.Optim(epochs=epochs, stopping_eps=0.1), folder / "both", mesh.make()
         )
     np.savez(folder / f"{me}.npz", **{str(i): leaf for i, leaf in enumerate(jax.tree.leaves(found))})
 

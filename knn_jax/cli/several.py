@@ -6,6 +6,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,10 @@ def join(argv: Sequence[str]) -> None:
     asked = any(value is not None for value in (coordinator, count, number))
     if count == 1 or not (asked or mesh.launched()) or not rest or {"-h", "--help"} & set(rest):
         return
+    if number == 0 and coordinator:
+        _check_free(coordinator)
+    elif coordinator:
+        progress.say(f"waiting for process 0 at {coordinator}")
     _watched()
     mesh.join(coordinator, count, number)
     progress.console.quiet = not mesh.first()
@@ -62,6 +67,17 @@ def _check(coordinator: str | None, count: int | None, number: int | None) -> No
         raise ValueError(f"--coordinator-address {coordinator}: give HOST:PORT, as 10.0.0.1:1234")
 
 
+def _check_free(coordinator: str) -> None:
+    """Raises ValueError for a port that another program listens at."""
+    port = int(coordinator.rpartition(":")[2])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as JAX's service does
+        try:
+            probe.bind(("", port))
+        except (OSError, OverflowError) as error:
+            raise ValueError(f"--coordinator-address {coordinator}: {error}") from error
+
+
 @contextlib.contextmanager
 def refusing_as_one() -> Iterator[None]:
     """What all refuse, the first tells. What this process alone meets ends it at once, and JAX ends the
@@ -72,10 +88,16 @@ def refusing_as_one() -> Iterator[None]:
         if mesh.first():
             raise
         sys.exit(2)
-    except SystemExit as leaving:
-        if leaving.code in (1, 2) and not mesh.alone():
-            os._exit(leaving.code)
+    except (SystemExit, KeyboardInterrupt) as leaving:
+        code = leaving.code if isinstance(leaving, SystemExit) else 130
+        if code in (1, 2, 130) and not mesh.alone():
+            os._exit(code)  # hooks at the exit would wait for the others
         raise
+    except jax.errors.JaxRuntimeError as error:
+        if mesh.alone():
+            raise
+        print(LOST.format(how=f"{error}".partition("\n")[0]), file=sys.stderr, flush=True)
+        os._exit(1)
     except Exception as error:
         if mesh.alone():
             raise
@@ -83,7 +105,7 @@ def refusing_as_one() -> Iterator[None]:
             print(f"error: process {jax.process_index()}: {error}", file=sys.stderr, flush=True)
         else:
             traceback.print_exc()
-        os._exit(2)  # hooks at the exit would wait for the others
+        os._exit(2)
 
 
 def _watched() -> None:

@@ -68,6 +68,7 @@ class Resumable:
         parts = folder / "parts" / f"{name.replace(' ', '_')}_{identity}"
         spans = [(first, min(chunk, images - first)) for first in range(0, images, chunk)]
         self.files = {span: parts / f"{span[0]:06d}_{span[1]}.npz" for span in spans}
+        self.damaged: set[Span] = set()
         self.found = {span: part for span in spans if (part := self._read(span)) is not None}
         there = mesh.of_first(np.array([span in self.found for span in spans]))
         self.missing = [span for span, kept in zip(spans, there, strict=True) if not kept]
@@ -88,7 +89,9 @@ class Resumable:
             if str(part.pop(PART, "")) != self._name(span, part):
                 raise ValueError(f"{file} is damaged or no part of this result")
         except ValueError as error:
-            progress.say(f"{error}: it counts as missing")
+            if span not in self.damaged:
+                progress.say(f"{error}: it counts as missing")
+            self.damaged.add(span)
             return None
         return part
 

@@ -11,6 +11,7 @@ from knn_jax.mesh.processes import (
     launched,
     of_first,
     together,
+    told,
 )
 from knn_jax.mesh.sharding import QUERIES, ROWS, batch, make, placed, taken, whole
 
@@ -31,5 +32,6 @@ __all__ = [
     "placed",
     "taken",
     "together",
+    "told",
     "whole",
 ]

@@ -14,7 +14,7 @@ TOLD = 1000  # bytes that a process tells the others at most
 # What launchers leave in the environment of each process that jax.distributed can read.
 LAUNCHED = (
     "JAX_COORDINATOR_ADDRESS",
-    "SLURM_PROCID",
+    "SLURM_STEP_NUM_TASKS",
     "OMPI_COMM_WORLD_RANK",
     "JOB_COMPLETION_INDEX",
     "TPU_ML_PLATFORM",
@@ -46,7 +46,7 @@ def join(
             initialization_timeout=STARTING,
         )
     except (ValueError, RuntimeError) as error:
-        told = f"{error}".strip().partition("\n")[0]
+        told = f"{error}".strip().partition("\n")[0].rstrip(".")
         raise ValueError(
             f"the processes of this run did not come together: {told}; give --coordinator-address, "
             "--num-processes and --process-id, or --num-processes 1 to run alone"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import PyTree
 
 ROWS, QUERIES = "rows", "queries"
@@ -37,7 +37,7 @@ def whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def taken(array: np.ndarray, rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
+def taken(array: np.ndarray, rows: np.ndarray, sharding: Sharding) -> jax.Array:
     """`array[rows]` on the devices; each process takes only the rows that its own devices hold."""
 
     def own(index):
@@ -46,7 +46,7 @@ def taken(array: np.ndarray, rows: np.ndarray, sharding: NamedSharding) -> jax.A
     return jax.make_array_from_callback((len(rows), *array.shape[1:]), sharding, own)
 
 
-def placed(tree: PyTree, sharding: NamedSharding) -> PyTree:
+def placed(tree: PyTree, sharding: Sharding) -> PyTree:
     """Arrays that every process holds, on the devices: each process places its own part.
 
     `jax.device_put` would first compare the whole of them between processes.

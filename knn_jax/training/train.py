@@ -92,7 +92,7 @@ def train(
         besides = put((*references.split, references.rows)) if references else None
         if devices.size > 1:
             progress.say(f"batches of {optim.batch_size} images over {devices.size} devices")
-        order = np.zeros(0, np.int64)
+        order, leaves = np.zeros(0, np.int64), False
         with progress.bar("training", total, done) as advance, Stop() as stop:
             for number in range(done, total):
                 epoch, place = divmod(number, per_epoch)
@@ -116,14 +116,17 @@ def train(
                         line += f", validation accuracy {early_stopping.accuracy(*judged):.4f}"
                         if optim.stopping_eps:
                             robust = early_stopping.robust_accuracy(*judged, optim.stopping_eps)
+                            robust = float(mesh.of_first(np.array(robust)))  # all keep the same
                             line += f", {robust:.4f} under PGD"
                             state = _kept_best(state, robust)
                     progress.say(line)
                 if leaves or (ends and (number + 1 == total or checkpoints.due())):
                     checkpoints.save(state)
                 if leaves:
-                    checkpoints.close()
-                    raise SystemExit(143)
+                    break
+            if leaves or any(mesh.told("asked" if stop.asked else "")):  # or since the last step
+                checkpoints.close()
+                raise SystemExit(143)
         return _kept(state)
 
 
@@ -224,7 +227,8 @@ def _kept_best(state: State, accuracy: float) -> State:
     if state.best is None or accuracy < float(state.best.accuracy):
         return state
     copy = jax.tree.map(jnp.copy, state.variables)  # the next step donates them
-    return state._replace(best=Best(jnp.full_like(state.best.accuracy, accuracy), copy))
+    now = np.full((), accuracy, state.best.accuracy.dtype)
+    return state._replace(best=Best(mesh.placed(now, state.best.accuracy.sharding), copy))
 
 
 def _kept(state: State) -> PyTree:
