@@ -168,6 +168,18 @@ def test_sigterm_saves_and_the_next_run_goes_on(tmp_path, few, monkeypatch, unin
     assert sum(done) == 3 * PER_EPOCH - at  # nothing is done twice
 
 
+def test_sigterm_after_the_last_step_is_not_forgotten(tmp_path, few, monkeypatch, uninterrupted):
+    def say(text):
+        if text.startswith("epoch 3"):
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "say", say)
+        with pytest.raises(SystemExit, match="143"):
+            training.train(noisy(), few, Optim(epochs=3), tmp_path)
+    assert same(training.train(noisy(), few, Optim(epochs=3), tmp_path), uninterrupted)
+
+
 def test_what_is_trained_is_not_trained_again(tmp_path, few):
     knobs = Optim(epochs=1)
     trained = training.train(softmax_regression(), few, knobs, tmp_path)
