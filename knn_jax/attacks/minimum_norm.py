@@ -15,7 +15,7 @@ from knn_jax.attacks.bisection import BISECTIONS, bisect, nearest_of
 from knn_jax.classifiers import GivenImages, GivenLabels, Images, Scores, Votes
 from knn_jax.neighbors import in_tiles
 
-BEYOND = 10  # references of each class beyond the half of k, the nearest that may step in
+BEYOND = 10  # references of each class beyond the half of k that may step in; with 5 norms are longer
 LEAST = 0.01  # radius at first, in widths of the box: a row equal to x that is outvoted is at none
 SHARP = 0.1  # how much colder than soft votes ranks are
 MOMENTUM = 0.75  # in Linf: what is kept of the direction; in L2 it gains nothing
