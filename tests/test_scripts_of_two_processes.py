@@ -46,12 +46,12 @@ class Started:
             process.kill()
             process.wait()
 
-    def ends(self, seconds=240):
+    def ends(self, seconds=400):
         """(exit code, output) of each."""
         codes = [process.wait(timeout=seconds) for process in self.processes]
         return [(code, log.read_text()) for code, log in zip(codes, self.logs, strict=True)]
 
-    def wait_for(self, there, seconds=120):
+    def wait_for(self, there, seconds=300):
         end = time.monotonic() + seconds
         while not there():
             assert time.monotonic() < end, self.logs[0].read_text()
@@ -60,7 +60,7 @@ class Started:
 
 def alone(script, *arguments):
     command = [sys.executable, str(ROOT / script), str(ROOT / "configs" / "digits.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
 
 
 def report(folder):
@@ -122,7 +122,7 @@ def test_what_one_refuses_ends_both_in_one_line_with_nothing_written(tmp_path, o
     own = [tuple(word.format(tmp_path) for word in words) for words in own]
     start = Started(tmp_path, "attack.py", "--workdir", str(tmp_path / "run"), own=own)
     with start as started:
-        (code, output), (other, quiet) = started.ends(90)
+        (code, output), (other, quiet) = started.ends(200)
     assert (code, other) == (2, 2)
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
