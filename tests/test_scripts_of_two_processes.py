@@ -6,11 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
-from test_two_processes import ROOT, free_port
+from loopback import ROOT, Started, free_port
 
 from knn_jax import mesh
 from knn_jax.cli import several
@@ -22,40 +21,12 @@ SMALL = (
 )
 
 
-class Started:
-    """A script as two processes; `logs` are what each of them wrote."""
-
-    def __init__(self, folder, script, *arguments, own=((), ())):
-        port, environment = free_port(), os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-        self.logs = [folder / f"{number}.log" for number in (0, 1)]
-        self.processes = []
-        for number, log in enumerate(self.logs):
-            several_of = ("--coordinator-address", f"127.0.0.1:{port}", "--num-processes", "2")
-            command = [sys.executable, str(ROOT / script), str(ROOT / "configs" / "digits.py")]
-            command += [*several_of, "--process-id", str(number), *arguments, *own[number]]
-            with log.open("w") as out:
-                self.processes.append(
-                    subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
-                )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for process in self.processes:
-            process.kill()
-            process.wait()
-
-    def ends(self, seconds=400):
-        """(exit code, output) of each."""
-        codes = [process.wait(timeout=seconds) for process in self.processes]
-        return [(code, log.read_text()) for code, log in zip(codes, self.logs, strict=True)]
-
-    def wait_for(self, there, seconds=300):
-        end = time.monotonic() + seconds
-        while not there():
-            assert time.monotonic() < end, self.logs[0].read_text()
-            time.sleep(0.1)
+def started(folder, script, *arguments, own=((), ())):
+    """A script as two processes, each with arguments of its own besides."""
+    several_of = ("--coordinator-address", f"127.0.0.1:{free_port()}", "--num-processes", "2")
+    start = [sys.executable, str(ROOT / script), str(ROOT / "configs" / "digits.py"), *several_of]
+    commands = [[*start, "--process-id", str(me), *arguments, *own[me]] for me in (0, 1)]
+    return Started(folder, commands, COLUMNS="120")
 
 
 def alone(script, *arguments):
@@ -78,8 +49,8 @@ def test_the_report_of_two_is_that_of_one_and_each_chunk_is_written_once(tmp_pat
     two.mkdir()
     shutil.copytree(one / "checkpoints", two / "checkpoints")
     shutil.copy(one / "config.json", two)
-    with Started(tmp_path, "attack.py", *SMALL, "--workdir", str(two)) as started:
-        first, second = started.ends()
+    with started(tmp_path, "attack.py", *SMALL, "--workdir", str(two)) as both:
+        first, second = both.ends()
     assert (first[0], second[0]) == (0, 0), first[1] + second[1]
     assert "2 processes" in first[1]
     assert "minimum_norm" not in second[1]
@@ -95,10 +66,10 @@ def test_sigterm_to_one_saves_the_step_that_both_leave_at(tmp_path):
     """Started again as one process, training goes on from there."""
     folder = tmp_path / "run"
     arguments = ("--workdir", str(folder), "--optim.epochs", "25")
-    with Started(tmp_path, "train.py", *arguments) as started:
-        started.wait_for(lambda: "epoch 1:" in started.logs[0].read_text())
-        started.processes[1].send_signal(signal.SIGTERM)
-        ends = started.ends()
+    with started(tmp_path, "train.py", *arguments) as both:
+        both.wait_for(lambda: "epoch 1:" in both.logs[0].read_text())
+        both.processes[1].send_signal(signal.SIGTERM)
+        ends = both.ends()
     assert [code for code, _ in ends] == [143, 143], ends
     steps = sorted(int(step.name) for step in (folder / "checkpoints").glob("[0-9]*"))
     assert steps[-1] % 11  # of a step within an epoch
@@ -120,9 +91,8 @@ def test_sigterm_to_one_saves_the_step_that_both_leave_at(tmp_path):
 )
 def test_what_one_refuses_ends_both_in_one_line_with_nothing_written(tmp_path, own, told):
     own = [tuple(word.format(tmp_path) for word in words) for words in own]
-    start = Started(tmp_path, "attack.py", "--workdir", str(tmp_path / "run"), own=own)
-    with start as started:
-        (code, output), (other, quiet) = started.ends(200)
+    with started(tmp_path, "attack.py", "--workdir", str(tmp_path / "run"), own=own) as both:
+        (code, output), (other, quiet) = both.ends(200)
     assert (code, other) == (2, 2)
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1

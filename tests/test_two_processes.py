@@ -1,51 +1,23 @@
 """Two real processes on loopback: they share a bank, they train together, and end together."""
 
-import os
-import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import worker_two_processes as worker_script
+from loopback import ROOT, Started, free_port
 
 from knn_jax import mesh, training
-
-ROOT = Path(__file__).parent.parent
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def two_processes(mode, folder, seconds=300):
     """(exit code, output) of each."""
-    port = free_port()
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-        "PYTHONPATH": str(ROOT),
-    }
-    worker = str(ROOT / "tests" / "worker_two_processes.py")
-    logs = [folder / f"{me}.log" for me in (0, 1)]
-    started = []
-    try:
-        for me, log in enumerate(logs):
-            command = [sys.executable, worker, str(port), str(me), mode, str(folder)]
-            with log.open("w") as out:
-                started.append(
-                    subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
-                )
-        codes = [process.wait(timeout=seconds) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    return [(code, log.read_text()) for code, log in zip(codes, logs, strict=True)]
+    port, worker = free_port(), str(ROOT / "tests" / "worker_two_processes.py")
+    commands = [[sys.executable, worker, str(port), str(me), mode, str(folder)] for me in (0, 1)]
+    environment = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    with Started(folder, commands, **environment) as both:
+        return both.ends(seconds)
 
 
 def test_two_processes_share_a_bank(tmp_path):
