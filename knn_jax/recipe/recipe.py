@@ -219,7 +219,7 @@ def same_system(one: Recipe, other: Recipe) -> bool:
 
     def system(recipe: Recipe) -> list[object]:
         data = values.told(recipe.data)
-        kept = {name: part for name, part in data.items() if name in ("train_images", "size")}
+        kept = data["train_images"], data.get("size", 0)  # a set that has no size is as it is
         defense, optim, decides = map(values.told, (recipe.defense, recipe.optim, recipe.classifier))
         trained = None if given else {**optim, "seed": None}
         return [kept, {**defense, "weights": ""}, trained, {**decides, "layers": None}]
