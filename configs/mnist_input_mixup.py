@@ -1,7 +1,7 @@
 """Sitawarin & Wagner's input mixup on MNIST: 75-NN on relu3 (their Table 2).
 
     python attack.py configs/mnist_input_mixup.py                 trained here
-    python attack.py configs/mnist_input_mixup.py:authors         the authors' weights
+    python attack.py configs/mnist_input_mixup.py:authors         the authors' weights, 50 at random
     python attack.py configs/mnist_input_mixup.py:authors_bare    the same, without neighbours
 
 The network is trained by cross-entropy on interpolated images and labels: 4 epochs by Adam 1e-3, batch
@@ -67,7 +67,7 @@ def authors() -> Recipe:
         defense=replace(base.defense, weights="mnist_input_mixup_weights.npz"),
         attacks={"minimum_norm": attacks.MinimumNorm()},
         certificates={},
-        evaluate=replace(base.evaluate, image_seed=0),
+        evaluate=replace(base.evaluate, images=50, image_seed=0),
     )
 
 

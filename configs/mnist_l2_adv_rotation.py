@@ -2,7 +2,7 @@
 
     python attack.py configs/mnist_l2_adv_rotation.py            10 epochs, hours of CPU
     python attack.py configs/mnist_l2_adv_rotation.py:small      6,000 images, 17 minutes of one core
-    python attack.py configs/mnist_l2_adv_rotation.py:authors    the authors' weights, 200 at random
+    python attack.py configs/mnist_l2_adv_rotation.py:authors    the authors' weights, 50 at random
     python attack.py configs/mnist_l2_adv_rotation.py:first50    the same, the first 50 images
 
 75-NN on relu3. Only perturbed images are trained on: 20 steps of 0.05; `--defense.adversary.eps 4`
@@ -77,7 +77,7 @@ def authors() -> Recipe:
         defense=replace(base.defense, weights="mnist_rot_at_weights.npz"),
         attacks={"minimum_norm": attacks.MinimumNorm()},
         certificates={},
-        evaluate=replace(base.evaluate, image_seed=0),
+        evaluate=replace(base.evaluate, images=50, image_seed=0),
     )
 
 

@@ -1,7 +1,7 @@
 """Sitawarin & Wagner's manifold mixup on MNIST: 75-NN on relu3 (their Table 2).
 
     python attack.py configs/mnist_manifold_mixup.py                 trained here
-    python attack.py configs/mnist_manifold_mixup.py:authors         the authors' weights
+    python attack.py configs/mnist_manifold_mixup.py:authors         the authors' weights, 50 at random
     python attack.py configs/mnist_manifold_mixup.py:authors_bare    the same, without neighbours
 
 The network is trained by cross-entropy, interpolated before a layer that is drawn for each batch: 4
@@ -68,7 +68,7 @@ def authors() -> Recipe:
         defense=replace(base.defense, weights="mnist_hidden_mixup_weights.npz"),
         attacks={"minimum_norm": attacks.MinimumNorm()},
         certificates={},
-        evaluate=replace(base.evaluate, image_seed=0),
+        evaluate=replace(base.evaluate, images=50, image_seed=0),
     )
 
 

@@ -1,7 +1,7 @@
 """Sitawarin & Wagner's rotation prediction on MNIST: 75-NN on relu3 (their Table 2).
 
     python attack.py configs/mnist_rotation.py            trained here
-    python attack.py configs/mnist_rotation.py:authors    the authors' weights
+    python attack.py configs/mnist_rotation.py:authors    the authors' weights, 50 at random
 
 The network is trained by cross-entropy to tell by which of four angles an image was turned, without
 labels; an epoch has every image four times: 2 epochs by Adam 1e-3, batch 128 (the authors' code: 200
@@ -60,5 +60,5 @@ def authors() -> Recipe:
         defense=replace(base.defense, weights="mnist_rot_weights.npz"),
         attacks={"minimum_norm": attacks.MinimumNorm()},
         certificates={},
-        evaluate=replace(base.evaluate, image_seed=0),
+        evaluate=replace(base.evaluate, images=50, image_seed=0),
     )

@@ -72,6 +72,12 @@ OF_AUTHORS = {  # right of 10,000: by their own code, of these weights
     "mnist_basic_authors_bare": 9878,
     "mnist_l2_adv_authors": 9726,
     "mnist_l2_adv_authors_bare": 9470,
+    "mnist_input_mixup_authors": 9812,
+    "mnist_input_mixup_authors_bare": 9887,
+    "mnist_manifold_mixup_authors": 9860,
+    "mnist_manifold_mixup_authors_bare": 9917,
+    "mnist_soft_neighbors_authors": 9940,
+    "mnist_soft_neighbors_authors_bare": 9919,
 }
 
 
