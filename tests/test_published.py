@@ -78,6 +78,8 @@ OF_AUTHORS = {  # right of 10,000: by their own code, of these weights
     "mnist_manifold_mixup_authors_bare": 9917,
     "mnist_soft_neighbors_authors": 9940,
     "mnist_soft_neighbors_authors_bare": 9919,
+    "mnist_rotation_authors": 9129,
+    "mnist_l2_adv_rotation_authors": 9716,
 }
 
 
