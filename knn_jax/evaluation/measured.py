@@ -15,7 +15,6 @@ from knn_jax.measures import Measure, Measured, join
 from knn_jax.measures.measure import SECONDS, Arrays
 from knn_jax.recipe import Recipe
 from knn_jax.recipe.fit import KNN, System
-from knn_jax.workdir import digest
 
 
 class Run(NamedTuple):
@@ -63,7 +62,7 @@ class Run(NamedTuple):
         """The function's arrays over all images of the split, chunk by chunk."""
         chunks = Resumable(
             name,
-            [*settings, digest(*split)],
+            [*settings, split.digest()],
             self.system,
             len(split.labels),
             self.recipe.evaluate.chunk,

@@ -16,7 +16,7 @@ from knn_jax.display import command, progress
 from knn_jax.report import figures
 from knn_jax.report.figures.comparison import Run
 from knn_jax.report.report import Report
-from knn_jax.workdir import digest, files
+from knn_jax.workdir import files
 
 SHOWN = 6  # images in the grid
 
@@ -58,7 +58,7 @@ def compare(out: str, workdirs: list[str]) -> list[Path]:
     made = _source(reports[first])
     test = made.load().test
     for workdir, report in reports.items():
-        if report.get("test_digest", digest(*test)) != digest(*test):
+        if report.get("test_digest", test.digest()) != test.digest():
             raise ValueError(
                 f"the test images or labels of {made.name} have changed since {workdir} was made: run "
                 "attack.py again"

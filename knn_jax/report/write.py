@@ -26,7 +26,6 @@ from knn_jax.recipe import Recipe, finite
 from knn_jax.recipe.fit import Prototypes, Retrieval, System
 from knn_jax.report import figures, html, summary
 from knn_jax.report.report import Report
-from knn_jax.workdir import digest
 from knn_jax.workdir.files import whole
 
 WORST = "least of all"
@@ -110,7 +109,7 @@ def reported(
         "k": system.model.k,
         "bank_rows": len(getattr(system.model, "labels", ())),
         "fingerprint": system.fingerprint,
-        "test_digest": digest(*system.dataset.test),
+        "test_digest": system.dataset.test.digest(),
         "n": len(correct),
         "clean_acc": float(np.mean(correct)),
         "lipschitz": finite(system.lipschitz),

@@ -160,7 +160,7 @@ def _step(
         if change == "none":
             return x, key
         key, own = jax.random.split(key)
-        return augment.augment(own, x, affine=change == "affine"), key
+        return augment.changed(own, x, change), key
 
     def step(state, failed, besides, images, labels, chosen, mask, asked):
         key = jax.random.fold_in(jax.random.key(optim.seed), state.step)
