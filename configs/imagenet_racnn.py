@@ -70,7 +70,7 @@ def baseline() -> Recipe:
     return base.but(
         name="imagenet_racnn_baseline",
         defense=defenses.CrossEntropy(nets.imagenet_resnet18()),
-        classifier=fit.Network(top=5),
+        classifier=fit.Network(top=5, rows=5000),
         evaluate=replace(base.evaluate, sources=("model",)),
         paper=None,
     )

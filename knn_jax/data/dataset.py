@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 
 from knn_jax import values
 from knn_jax.data.stored import Stored
+from knn_jax.values import given
 from knn_jax.workdir import digest
 
 T = TypeVar("T")
@@ -26,10 +27,7 @@ class Split(NamedTuple):
 
     def floats(self, first: int, last: int) -> np.ndarray:
         """Those images as float32 in [0, 1]."""
-        images = self.images[first:last]
-        if images.dtype == np.uint8:
-            return images.astype(np.float32) / np.float32(255)
-        return images.astype(np.float32)
+        return given.floats(self.images[first:last])
 
     def rows(self, index: np.ndarray) -> "Split":
         """The split of these rows; images that stay in their file are not read."""

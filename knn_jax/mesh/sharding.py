@@ -40,14 +40,14 @@ def whole(mesh: Mesh) -> NamedSharding:
 
 @runtime_checkable
 class Rows(Protocol):
-    """What can be indexed by row numbers, and knows its shape."""
+    """What can be indexed by row numbers or a slice, and knows its shape."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Rows first."""
         ...
 
-    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+    def __getitem__(self, rows: np.ndarray | slice, /) -> np.ndarray:
         """These rows."""
         ...
 

@@ -92,16 +92,17 @@ def system(
     trained = defense.fit(dataset, optim, folder)
     model = classifier.fit(defense, trained, dataset)
     followed: dict[str, PyTree] = {"model": None}
+    one = jnp.asarray(dataset.train.floats(0, 1))  # attacks start from the classifier's images
     if "substitute" in sources:
         progress.say("the substitute whose gradients are followed")
         plain = dataclasses.replace(optim, stopping_eps=None)
         other = defenses.CrossEntropy(defense.net).fit(dataset, plain, folder / "substitute")
         output = nets.output(other.net, other.variables)
-        followed["substitute"] = classifiers.network(output, *classifier.bank(dataset))
+        followed["substitute"] = classifiers.network(output, one)
     if "network" in sources:
         bare = trained.retriever if isinstance(trained, defenses.TrainedRaCNN) else trained
         output = nets.output(bare.net, bare.variables)
-        followed["network"] = classifiers.network(output, *classifier.bank(dataset), top=model.top)
+        followed["network"] = classifiers.network(output, one, top=model.top)
     if "held" in sources:
         followed["held"] = cast(classifiers.Retrieval, model).held()
     lipschitz = math.inf
