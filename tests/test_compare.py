@@ -10,6 +10,7 @@ import pytest
 
 from knn_jax import data, values, workdir
 from knn_jax.display import canvas, command
+from knn_jax.recipe import Evaluate
 from knn_jax.report import compare, figures
 from knn_jax.report.figures import comparison
 
@@ -143,6 +144,22 @@ def test_other_images_of_the_same_name_are_refused(finished, tmp_path, test_set)
     with pytest.raises(ValueError, match=r"labels of digits have changed since .*one") as error:
         compare.compare(str(tmp_path / "out"), [str(folder)])
     assert "\n" not in str(error.value)
+
+
+def test_images_that_were_drawn_are_shown_and_not_set_beside_others(
+    finished, drawn, tmp_path, test_set
+):
+    folders = [Path(finished(name, L2)) for name in ("one", "two", "other")]
+    for folder, seed in zip(folders, (3, 3, 4), strict=True):
+        report = json.loads((folder / "report.json").read_text())
+        report["config"]["evaluate"] = values.told(Evaluate(image_seed=seed))
+        (folder / "report.json").write_text(json.dumps(report))
+    one, two, other = map(str, folders)
+    compare.compare(str(tmp_path / "out"), [one, two])
+    order = Evaluate(image_seed=3).order(len(test_set.labels))
+    np.testing.assert_array_equal(drawn["grid"][0], test_set.images[order[:N]])
+    with pytest.raises(ValueError, match=r"image_seed 4 and .*image_seed 3: compare runs on the same"):
+        compare.compare(str(tmp_path / "out"), [one, other])
 
 
 @pytest.mark.parametrize("file", ["report.json", "results.csv", "adversarial.npz"])

@@ -65,6 +65,7 @@ def dataset():
         (lambda: Evaluate(images=0), "images=0"),
         (lambda: Evaluate(baseline_images=-1), "baseline_images=-1"),
         (lambda: Evaluate(certified_images=-1), "certified_images=-1"),
+        (lambda: Evaluate(image_seed=-1), "image_seed=-1"),
         (lambda: Evaluate(trials=0), "trials=0"),
         (lambda: Evaluate(chunk=0), "chunk=0"),
         (lambda: Evaluate(certified_chunk=0), "certified_chunk=0"),

@@ -199,7 +199,9 @@ def test_another_system_has_no_figures_of_the_paper(recipe, part, knobs):
 
 def test_other_values_in_the_system_or_beside_it(recipe):
     assert same_system(recipe, recipe.but(attacks={"pgd": attacks.PGD()}, certificates={}))
-    assert same_system(recipe, recipe.but(data=data.NPZ("digits.npz")))
+    for name in "digits.npz", "mnist.npz":
+        of = recipe.but(data=data.TFDS("mnist")) if name == "mnist.npz" else recipe
+        assert same_system(of, recipe.but(data=data.NPZ(name)))
     assert not same_system(recipe, recipe.but(name="other"))
     assert not same_system(recipe, recipe.but(classifier=fit.Network()))
     assert not same_system(recipe, recipe.but(defense=defenses.Rotation(recipe.defense.net)))

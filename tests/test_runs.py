@@ -238,6 +238,30 @@ def test_pixels_have_constant_1_and_their_radii_never_exceed_an_attack(pixels, t
         assert voronoi > 0 or row["clean"] != row["label"]
 
 
+def test_images_drawn_by_a_seed_are_the_same_for_every_recipe(pixels, tmp_path):
+    """Each line tells of the image of its index, whatever the order and however many are attacked."""
+    recipe = pixels.but(attacks={"shift": stubs.Shift()}, certificates={})
+
+    def drawn(name, **knobs):
+        asked = dataclasses.replace(recipe.evaluate, **knobs)
+        run.attack(recipe.but(evaluate=asked), str(tmp_path / name))
+        return read(tmp_path / name), table(tmp_path / name)
+
+    own, ordered = drawn("own")
+    first, rows = drawn("one", image_seed=1)
+    more, others = drawn("one", image_seed=1, images=9)
+    index = [int(row["index"]) for row in rows]
+    assert sorted(index) == list(range(360)) != index
+    for row in rows:
+        there = ordered[int(row["index"])]
+        assert (row["label"], row["clean"]) == (there["label"], there["clean"])
+    assert [row["shift_l2_norm"] != "" for row in rows] == [True] * 6 + [False] * 354
+    assert [int(row["index"]) for row in others] == index
+    assert first["clean_acc"] == own["clean_acc"]
+    assert first["test_digest"] == more["test_digest"] != own["test_digest"]
+    assert [report["attacks"][0]["n"] for report in (first, more)] == [6, 9]
+
+
 def test_where_there_is_nothing_to_train_training_says_so(pixels, tmp_path, capsys):
     run.train(pixels, str(tmp_path))
     assert "Untrained" in capsys.readouterr().out

@@ -105,6 +105,9 @@ def _evaluate(recipe: Recipe, dataset: Dataset, folder: Path, *, compute: bool) 
 
 
 def made(recipe: Recipe, dataset: Dataset, folder: Path) -> System:
-    """The recipe's system, trained or loaded in the folder."""
+    """The recipe's system, trained or loaded in the folder; its test images in the recipe's order."""
+    if recipe.evaluate.image_seed is not None:
+        order = recipe.evaluate.order(len(dataset.test.labels))
+        dataset = dataset._replace(test=dataset.test.rows(order))
     followed = sources(recipe)
     return fit.system(recipe.defense, recipe.classifier, recipe.optim, dataset, folder, followed)

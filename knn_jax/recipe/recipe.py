@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from knn_jax import balls, values
 from knn_jax.attacks import Attack
 from knn_jax.certificates import Certificate
@@ -54,7 +56,10 @@ class Evaluate:
     """What is attacked and certified, whatever the method."""
 
     images: int = 200
-    """Test images that are attacked, the first so many."""
+    """Test images that are attacked, the first so many in the order of `image_seed`."""
+    image_seed: int | None = None
+    """Seed by which the test images are put in a random order before any are taken; None: the data's
+    own order, in which the first may be harder than the rest, as MNIST's are."""
     baseline_images: int = 0
     """Test images for all attacks but MinimumNorm; 0: as many as it has."""
     certified_images: int = 0
@@ -82,6 +87,13 @@ class Evaluate:
         values.at_least(1, chunk=self.chunk, certified_chunk=self.certified_chunk)
         values.at_least(0, baseline_images=self.baseline_images, certified_images=self.certified_images)
         values.at_least(0, radii=self.radii, radii_linf=self.radii_linf)
+        values.between(0, 2**32 - 1, image_seed=self.image_seed)
+
+    def order(self, count: int) -> np.ndarray:
+        """The places in a test set of `count` images, in the order in which they are taken."""
+        if self.image_seed is None:
+            return np.arange(count)
+        return np.random.default_rng(self.image_seed).permutation(count)
 
     def within(self, norm: balls.Norm) -> tuple[float, ...]:
         """The radii of that norm."""
@@ -207,7 +219,7 @@ def same_system(one: Recipe, other: Recipe) -> bool:
 
     def system(recipe: Recipe) -> list[object]:
         data = values.told(recipe.data)
-        kept = {name: part for name, part in data.items() if name in ("train_images", "size")}
+        kept = data["train_images"], data.get("size", 0)  # a set that has no size is as it is
         defense, optim, decides = map(values.told, (recipe.defense, recipe.optim, recipe.classifier))
         trained = None if given else {**optim, "seed": None}
         return [kept, {**defense, "weights": ""}, trained, {**decides, "layers": None}]

@@ -13,6 +13,7 @@ import numpy as np
 
 from knn_jax import balls, data, values
 from knn_jax.display import command, progress
+from knn_jax.recipe import Evaluate
 from knn_jax.report import figures
 from knn_jax.report.figures.comparison import Run
 from knn_jax.report.report import Report
@@ -57,6 +58,7 @@ def compare(out: str, workdirs: list[str]) -> list[Path]:
         )
     made = _source(reports[first])
     test = made.load().test
+    test = test.rows(Evaluate(image_seed=_image_seed(reports[first])).order(len(test.labels)))
     for workdir, report in reports.items():
         if report.get("test_digest", test.digest()) != test.digest():
             raise ValueError(
@@ -98,7 +100,15 @@ def _report(folder: Path) -> Report:
 
 
 def _data(report: Report) -> tuple[str, ...]:
-    return report["dataset"], f"size {_knobs(report).get('size', 0)}"
+    size, seed = _knobs(report).get("size", 0), _image_seed(report)
+    drawn = "in its own order" if seed is None else f"in the order of image_seed {seed}"
+    return report["dataset"], f"size {size}", drawn
+
+
+def _image_seed(report: Report) -> int | None:
+    """By which the test images were drawn; older reports have none."""
+    evaluate = report["config"].get("evaluate", {})
+    return evaluate.get("image_seed") if isinstance(evaluate, dict) else None
 
 
 def _source(report: Report) -> data.Data:

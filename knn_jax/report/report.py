@@ -21,7 +21,7 @@ class Times(TypedDict):
 
 class Entry(Times):
     """What an attack and a certificate both tell: a name (of an attack also whose gradients it follows,
-    if not the classifier's), the norm, and on how many images, the first of the test set."""
+    if not the classifier's), the norm, and on how many images, the first in the recipe's order."""
 
     name: str
     norm: balls.Norm

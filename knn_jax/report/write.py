@@ -76,7 +76,8 @@ def write(
         found, n = certified[name], recipe.evaluate.to_certify
         for file, text in certificate.files(found.arrays, labels[:n], found.seconds / n).items():
             _save(folder / file, text.encode())
-    _save(folder / "results.csv", _csv(labels, clean, attacked, certified, measured).encode())
+    order = recipe.evaluate.order(len(labels))
+    _save(folder / "results.csv", _csv(order, labels, clean, attacked, certified, measured).encode())
     if attacked:
         arrays = {f"{name}_{norm}": o.arrays["image"] for (name, norm), o in attacked.items()}
         buffer = io.BytesIO()
@@ -92,7 +93,8 @@ def reported(
 ) -> Report:
     """What report.json holds. Accuracies are over all n examples, a misclassified one never robust;
     norms, radii and success rates are over those classified correctly without an attack. Clean
-    accuracy is over the whole test set, an attack's or certificate's n its first examples."""
+    accuracy is over the whole test set, an attack's or certificate's n its first examples, in the order
+    of `evaluate.image_seed`."""
     correct = clean == system.dataset.test.labels
     layer = recipe.classifier.label(recipe.defense)
     planned = {(run.label, run.norm): run for run in runs(recipe)}
@@ -211,8 +213,8 @@ def _save(file: Path, content: bytes) -> None:
         scratch.write_bytes(content)
 
 
-def _csv(labels, clean, attacked, certified, measured) -> str:
-    """One line a test image: what was decided, found, certified and measured."""
+def _csv(order, labels, clean, attacked, certified, measured) -> str:
+    """One line a test image, by its index in the data: what was decided, found and measured."""
     columns = {"label": labels, "clean": clean}
     for (name, norm), outcome in attacked.items():
         columns[f"{name}_{norm}_adversarial"] = outcome.arrays["adversarial"]
@@ -223,8 +225,8 @@ def _csv(labels, clean, attacked, certified, measured) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["index", *columns])
-    for i in range(len(labels)):
-        writer.writerow([i, *(c[i] if i < len(c) else "" for c in columns.values())])
+    for i, index in enumerate(order):
+        writer.writerow([index, *(c[i] if i < len(c) else "" for c in columns.values())])
     return text.getvalue()
 
 
