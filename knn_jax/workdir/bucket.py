@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SCHEME = "gs://"
 HURRY = 10  # seconds for the first answer; later gcsfs tries again for half a minute
-SILENCE = 60  # seconds without a byte after which a request is made anew
+SILENCE = 300  # seconds without a byte after which a request is made anew
 SMALL = 5 * 2**20  # bytes that one request uploads; of more gcsfs uploads parts, joined at the end
 AT_ONCE = 8  # requests
 T = TypeVar("T")
@@ -100,12 +100,12 @@ def below(folder: epath.Path) -> list[str]:
     return []
 
 
-def remove(at: epath.Path, generation: str | None = None) -> None:
-    """Removes an object if there is one, and if it has that generation."""
+def remove(at: epath.Path, generation: str | None = None, patience: float | None = None) -> None:
+    """Removes an object if there is one, and if it has that generation; tries for so many seconds."""
     bucket, key = _split(at)
     only = {} if generation is None else {"ifGenerationMatch": generation}
     with _asking(at, "removed"), contextlib.suppress(FileNotFoundError, FileExistsError):
-        client().call("DELETE", "b/{}/o/{}", bucket, key, **only)
+        client().call("DELETE", "b/{}/o/{}", bucket, key, **only, timeout=patience)
 
 
 def copy(at: epath.Path, to: epath.Path) -> None:
@@ -174,7 +174,8 @@ def _asking(at: epath.Path, done: str) -> Iterator[None]:
 def _told(error: Exception) -> str:
     """What the store said."""
     if isinstance(error, TimeoutError):
-        return f"{client().base.partition('/storage/v1')[0]} did not answer"
+        host = client().base.partition("/storage/v1")[0]
+        return f"no answer from {host}: no network, or credentials that have expired"
     text = f"{error}"
     if text.startswith("Forbidden: "):
         text = text.partition("\n")[2] or "forbidden"

@@ -16,8 +16,8 @@ from knn_jax.display import progress
 from knn_jax.workdir import bucket
 
 FILE = ".lock"
-RENEWED = 5.0  # seconds between two renewals by the holder
-DEAD = 20.0  # seconds without a renewal after which there is no holder
+RENEWED = 3.0  # seconds between two renewals by the holder
+DEAD = 10.0  # seconds without a renewal after which there is no holder
 LOOK = 1.0  # seconds between two looks at another's lock
 
 
@@ -47,7 +47,7 @@ def held(folder: epath.Path) -> Iterator[None]:
         yield
     finally:
         over.set()
-        renewing.join()
+        renewing.join(LOOK)  # longer where the bucket is silent: then the lock ends by itself
         lock.release()
 
 
@@ -88,7 +88,7 @@ class _Lock:
         """Removes it, if it is still ours; one that stays ends by itself."""
         if self.generation is not None:
             with contextlib.suppress(bucket.Unreachable):
-                bucket.remove(self.at, self.generation)
+                bucket.remove(self.at, self.generation, patience=LOOK)
 
 
 def _await_end(folder: epath.Path) -> None:
