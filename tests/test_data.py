@@ -238,7 +238,7 @@ def test_a_value_is_told_in_full(case):
         ("size", -5),
         *(("test_fraction", fraction) for fraction in (0.0, 1.0)),
         ("test_seed", -1),
-        ("path", "gs://bucket/set.npz"),
+        ("path", "s3://bucket/set.npz"),
         ("data_dir", "gs://bucket/sets"),
     ],
 )
@@ -264,7 +264,7 @@ def test_a_path_takes_the_place_of_a_recipes_data(tmp_path):
     few = data.Folder("pets", 8, test_fraction=0.4)
     assert data.at_path(place, few) == dataclasses.replace(few, path=place)
     (tmp_path / "set.csv").write_text("")
-    for path, words in (("none.npz", "there is no"), ("set.csv", "neither"), ("gs://a", "object")):
+    for path, words in (("none.npz", "there is no"), ("set.csv", "neither"), ("gs://a", "local")):
         place = path if "://" in path else str(tmp_path / path)
         with pytest.raises(ValueError, match=rf"^(?=.*{words})(?=.*{path}).*$"):
             data.at_path(place, like)

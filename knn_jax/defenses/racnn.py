@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from pathlib import Path
 from typing import cast
 
 import jax
@@ -22,7 +21,8 @@ from knn_jax.nets import STATISTICS, Module, Net, RetrievalAugmented
 from knn_jax.nets.racnn import RaCNNModule
 from knn_jax.training import Batch, Objective, Optim
 from knn_jax.training.references import from_table
-from knn_jax.workdir import files
+from knn_jax.workdir import Place, files
+from knn_jax.workdir.bucket import Unreachable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class RaCNN(Defense):
         shape = (1, *dataset.train.images.shape[1:])
         nets.layer_shapes(self.retriever.build(dataset.classes), (self.layer,), shape)
 
-    def fit(self, dataset: Dataset, optim: Optim, folder: Path) -> TrainedRaCNN:
+    def fit(self, dataset: Dataset, optim: Optim, folder: Place) -> TrainedRaCNN:
         """The retriever is trained first, below `folder`, then the table of neighbours is made."""
         retriever = self.fit_retriever(dataset, optim, folder)
         module = self.module(dataset.classes)
@@ -97,7 +97,7 @@ class RaCNN(Defense):
         variables = training.train(objective, dataset, optim, folder, devices, rows)
         return TrainedRaCNN(module, variables, retriever)
 
-    def fit_retriever(self, dataset: Dataset, optim: Optim, folder: Path) -> Retriever:
+    def fit_retriever(self, dataset: Dataset, optim: Optim, folder: Place) -> Retriever:
         """The network that is retrieved by, without early stopping."""
         progress.say("the network whose features are retrieved by")
         optim = dataclasses.replace(optim, stopping_eps=None)
@@ -133,17 +133,19 @@ class RaCNN(Defense):
         return found
 
     def table(
-        self, retriever: Retriever, dataset: Dataset, folder: Path
+        self, retriever: Retriever, dataset: Dataset, folder: Place
     ) -> Int[np.ndarray, "image count"]:
         """The neighbours of every training image among the candidates, not itself; kept in the folder,
         and searched anew where the file is damaged."""
         file, shape = folder / "neighbors.npz", (len(dataset.train.labels), self.neighbors)
-        if file.exists():
+        if files.exists(file):
             try:
                 table = files.arrays(file).get("index", np.zeros(0))
                 if table.shape == shape:
                     return table
                 progress.say(f"{file} is of shape {table.shape}, not {shape}: searched anew")
+            except Unreachable:
+                raise
             except ValueError as error:
                 progress.say(f"{error}: searched anew")
         near = self.candidates(retriever, dataset.candidates, self.neighbors)

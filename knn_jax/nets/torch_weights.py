@@ -1,7 +1,5 @@
 """Weights that were trained in PyTorch."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +13,7 @@ from knn_jax.workdir import files
 def load_weights(path: str, module: Module, shape: tuple[int, ...]) -> PyTree:
     """Variables of a `ConvNet` for images of `shape` from an .npz of PyTorch arrays; ValueError if they
     are not this network's."""
-    file = Path(path).expanduser()
+    file = files.local("weights", path)
     if not file.is_file():
         raise ValueError(f"weights={path!r}: there is no such file")
     if not isinstance(module, ConvNetModule):

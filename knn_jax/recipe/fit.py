@@ -11,7 +11,6 @@ import functools
 import json
 import math
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import cast
 
 import jax
@@ -28,7 +27,7 @@ from knn_jax.recipe.classifier import Classifier
 from knn_jax.recipe.knn import KNN, Prototypes, precisely
 from knn_jax.recipe.network import Network, Retrieval
 from knn_jax.training import Batch, Optim
-from knn_jax.workdir import digest
+from knn_jax.workdir import Place, digest
 
 __all__ = ["KNN", "Classifier", "Network", "Prototypes", "Retrieval", "System", "check", "system"]
 
@@ -85,7 +84,7 @@ def system(
     classifier: Classifier,
     optim: Optim,
     dataset: Dataset,
-    folder: Path,
+    folder: Place,
     sources: Collection[str] = ("model",),
 ) -> System:
     """Trains or loads the network, fits the classifier, and makes the sources that attacks follow."""
