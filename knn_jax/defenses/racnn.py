@@ -55,6 +55,8 @@ class RaCNN(Defense):
     """Steps by local mixup, before the next by cross-entropy; 0: no mixup."""
     project: int | None = None
     """Numbers that the features retrieved by are projected to at random; None: as they are."""
+    retriever_weights: str = ""
+    """An .npz of PyTorch weights of the retriever, which is then not trained; empty: it is."""
 
     only = RetrievalAugmented
     cites = "Zhao & Cho 2018, arXiv:1802.09502"
@@ -64,7 +66,7 @@ class RaCNN(Defense):
         values.at_least(2, neighbors=self.neighbors)
         values.at_least(1, ce_steps=self.ce_steps, project=self.project)
         values.at_least(0, mixup_steps=self.mixup_steps)
-        CrossEntropy(self.retriever)
+        CrossEntropy(self.retriever, weights=self.retriever_weights)
         if isinstance(self.net, nets.FrozenRaCNN) and self.retriever != self.net.body:
             raise ValueError(
                 f"retriever={self.retriever}: the features of a FrozenRaCNN are those it retrieves by: "
@@ -81,6 +83,7 @@ class RaCNN(Defense):
                 f"weight_decay={optim.weight_decay} would change the features of a FrozenRaCNN: use 0"
             )
         super().check(dataset, optim)
+        CrossEntropy(self.retriever, weights=self.retriever_weights).check(dataset, optim)
         shape = (1, *dataset.train.images.shape[1:])
         nets.layer_shapes(self.retriever.build(dataset.classes), (self.layer,), shape)
 
@@ -101,7 +104,8 @@ class RaCNN(Defense):
         """The network that is retrieved by, without early stopping."""
         progress.say("the network whose features are retrieved by")
         optim = dataclasses.replace(optim, stopping_eps=None)
-        found = CrossEntropy(self.retriever).fit(dataset, optim, folder / "retriever")
+        plain = CrossEntropy(self.retriever, weights=self.retriever_weights)
+        found = plain.fit(dataset, optim, folder / "retriever")
         shape = (1, *dataset.train.images.shape[1:])
         keys = nets.features(found.net, found.variables, (self.layer,), shape)
         if self.project is not None:
