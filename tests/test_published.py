@@ -1,9 +1,11 @@
 """Published results are of recipes: each names one, and its values are those that were run."""
 
+import csv
 import json
 from pathlib import Path
 
 import flat_config
+import numpy as np
 import pytest
 
 from knn_jax.recipe import read
@@ -62,6 +64,39 @@ def test_a_papers_figures_beside_it_are_those_of_its_recipe(file):
     assert report["reported"] in ({}, figures.get(layer))
     for name, part in report["reported_attacks"].items():
         assert figures[f"{layer}, {name}"] == part
+
+
+IMAGES = sorted(ROOT.glob("results/*.csv"))
+OF_AUTHORS = {  # right of 10,000: by their own code, of these weights
+    "mnist_basic_authors": 9870,
+    "mnist_basic_authors_bare": 9878,
+    "mnist_l2_adv_authors": 9726,
+    "mnist_l2_adv_authors_bare": 9470,
+}
+
+
+@pytest.mark.parametrize("name", OF_AUTHORS)
+def test_the_authors_networks_are_as_accurate_as_by_their_own_code(name):
+    report = published(ROOT / f"results/{name}.json")
+    assert report["clean_acc"] * report["n"] == pytest.approx(OF_AUTHORS[name])
+
+
+@pytest.mark.parametrize("file", IMAGES, ids=lambda file: file.stem)
+def test_single_images_are_those_of_the_report(file):
+    """Drawn by its seed, and with its means."""
+    report = published(file.with_suffix(".json"))
+    with open(file, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    order = of_recipe(report).evaluate.order(report["n"])
+    assert [int(row["index"]) for row in rows] == order[: len(rows)].tolist()
+    for attack in report["attacks"]:
+        column = f"{attack['name']}_{attack['norm']}_norm"
+        told = [row for row in rows if row.get(column)]
+        right = [float(row[column]) for row in told if row["label"] == row["clean"]]
+        found = [norm for norm in right if 0 < norm < np.inf]
+        if told:
+            assert len(told) == attack["n"]
+            assert np.mean(found) == pytest.approx(attack["mean_norm"])
 
 
 def test_every_result_is_of_another_variant():
