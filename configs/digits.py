@@ -18,7 +18,7 @@ def recipe() -> Recipe:
         defense=defenses.CrossEntropy(nets.digits_convnet()),
         optim=Optim(epochs=30),
         classifier=fit.KNN(layers=("relu3",), k=5),
-        attacks={"minimum_norm": attacks.MinimumNorm(steps=60, starts=6)},
+        attacks={"minimum_norm": attacks.MinimumNorm()},
         certificates={
             "margin": certificates.Margin(),
             "voronoi": certificates.Voronoi(own=16, other=1024),

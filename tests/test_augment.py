@@ -114,3 +114,32 @@ def test_half_are_mirrored_and_all_stay_near():
     assert 4 < np.abs(rows - 7).max() < farthest
     assert np.abs(columns[left] - 2).max() < farthest
     assert np.abs(columns[~left] - 13).max() < farthest
+
+
+@pytest.mark.parametrize(
+    ("first", "part"), [((0.0, 0.0), (1.0, 1.0)), ((0.25, 0.5), (0.5, 0.25)), ((0.1, 0.6), (0.3, 0.4))]
+)
+def test_a_part_of_a_ramp_is_a_ramp(first, part):
+    """Rows and columns of the result are those of the part, at the centres of pixels."""
+    sides = 20, 10
+    ramp = np.stack(np.meshgrid(*map(np.arange, sides), indexing="ij"), -1) / 20
+    found = augment.stretched(jnp.float32(ramp), jnp.float32(first), jnp.float32(part))
+    for axis, side in enumerate(sides):
+        rows = (np.arange(side) + 0.5) * part[axis] + first[axis] * side - 0.5
+        line = np.moveaxis(np.asarray(found)[..., axis], axis, 0)[:, 3]
+        inside = (rows >= 0) & (rows <= side - 1)
+        np.testing.assert_allclose(line[inside], rows[inside] / 20, atol=1e-5)
+
+
+def test_resized_crops_cover_a_share_and_half_are_mirrored():
+    """On a ramp from left to right, whose slope is the width of the part, and negative if mirrored."""
+    ramp = jnp.broadcast_to(jnp.arange(16, dtype=jnp.float32).reshape(1, 1, 16, 1) / 16, SHAPE)
+    found = np.asarray(augment.changed(jax.random.key(1), ramp, "resized_crop"))
+    assert found.min() >= 0
+    assert found.max() <= 1
+    slope = 16 * (found[:, 8, 8, 0] - found[:, 8, 7, 0])
+    assert 0.4 < (slope < 0).mean() < 0.6
+    width = np.abs(slope)
+    assert np.sqrt(0.08 * 3 / 4) - 1e-3 < width.min() < 0.35
+    assert 0.95 < width.max() < 1 + 1e-3
+    assert len(np.unique(width.round(5))) > 300

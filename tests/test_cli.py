@@ -203,7 +203,7 @@ def test_any_attack_and_certificate_of_the_library_can_be_named():
     found, *_ = parse(DIGITS, "--attack", *ATTACKS, "--certificate", *CERTIFICATES)
     assert found.attacks == {name: kind() for name, kind in ATTACKS.items()} | own.attacks
     assert found.certificates == {n: kind() for n, kind in CERTIFICATES.items()} | own.certificates
-    assert found.attacks["minimum_norm"].steps == 60  # the recipe's own knobs
+    assert found.certificates["voronoi"].other == 1024  # the recipe's own knobs
 
 
 def test_a_named_attack_has_its_flags_and_no_other():

@@ -225,7 +225,7 @@ def test_weights_stand_for_training(tmp_path):
     wrong = dataclasses.replace(defense, net=CONVNET)
     with pytest.raises(ValueError, match="it holds no weights of this network"):
         wrong.check(dataset(), Optim())
-    with pytest.raises(ValueError, match="only a ConvNet takes weights, and this is VGG"):
+    with pytest.raises(ValueError, match="takes weights of PyTorch, and this is VGG"):
         dataclasses.replace(defense, net=VGG).check(dataset(), Optim())
 
 

@@ -158,10 +158,19 @@ def test_a_folder_and_one_array_are_no_npz(tmp_path):
         assert str(place) in str(error.value)
 
 
-@pytest.mark.parametrize("place", ["gs://bucket/run", "s3://a", "file:///tmp/x"])
-def test_an_object_store_is_refused(place):
-    with pytest.raises(ValueError, match=f"workdir='{place}'"):
-        files.local("workdir", place)
+@pytest.mark.parametrize("place", ["gs://bucket/run", "s3://a", "file:///tmp/x", "gs://", "gs:///a"])
+def test_a_place_that_is_not_read_is_refused(place):
+    reads = [files.local] if place == "gs://bucket/run" else [files.local, files.place]
+    for read in reads:
+        with pytest.raises(ValueError, match=f"workdir='{place}'"):
+            read("workdir", place)
+
+
+def test_a_bucket_needs_gcsfs_and_a_local_path_does_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.bucket.importlib.util, "find_spec", lambda name: None)
+    assert files.place("workdir", str(tmp_path)) == tmp_path
+    with pytest.raises(ValueError, match=r"workdir='gs://bucket/run' .*knn_jax\[gcs\]"):
+        files.place("workdir", "gs://bucket/run")
 
 
 def test_a_home_that_is_not_there_is_refused():

@@ -247,8 +247,7 @@ def test_no_training_image_is_its_own_neighbour(tmp_path, monkeypatch, capsys):
     retriever = RACNN.fit_retriever(dataset, OPTIM, tmp_path)
     for given in (dataset, one):
         folder = tmp_path / str(given is one)
-        chosen = RACNN.table(retriever, given, folder)
-        rows = np.asarray(chosen.rows(KEY, jnp.arange(108)))
+        rows = RACNN.table(retriever, given, folder)
         assert rows.shape == (108, 3)
         own = (rows == np.arange(108)[:, None]).any(1)
         assert own.all() if given is one else not own.any()  # of other candidates it may be
@@ -261,7 +260,7 @@ def test_no_training_image_is_its_own_neighbour(tmp_path, monkeypatch, capsys):
         with monkeypatch.context() as patch:  # the table is kept
             patch.setattr(defenses.RaCNN, "candidates", None)
             again = RACNN.table(retriever, given, folder)
-        np.testing.assert_array_equal(again.rows(KEY, jnp.arange(108)), rows)
+        np.testing.assert_array_equal(again, rows)
         file = folder / "neighbors.npz"
         whole = file.read_bytes()
         middle = len(whole) // 2
@@ -270,7 +269,7 @@ def test_no_training_image_is_its_own_neighbour(tmp_path, monkeypatch, capsys):
         for content in (file.read_bytes(), b"no", flipped):
             file.write_bytes(content)
             again = RACNN.table(retriever, given, folder)
-            np.testing.assert_array_equal(again.rows(KEY, jnp.arange(108)), rows)
+            np.testing.assert_array_equal(again, rows)
             assert str(file) in capsys.readouterr().err
             with np.load(file) as found:
                 np.testing.assert_array_equal(found["index"], rows)
@@ -332,7 +331,7 @@ def test_the_recipe_from_end_to_end(tmp_path, monkeypatch):
 def test_rows_are_looked_up():
     split = data.Split(np.zeros((5, 1, 1, 1), np.float32), np.zeros(5, np.int32))
     table = np.arange(12).reshape(6, 2)
-    rows = from_table(split, table).rows(KEY, jnp.array([4, 0]))
+    rows = from_table(*split, table).rows(KEY, jnp.array([4, 0]))
     np.testing.assert_array_equal(rows, [[8, 9], [0, 1]])
 
 
@@ -360,6 +359,20 @@ def test_frozen_features_are_those_retrieved_by_and_the_rest_is_trained(frozen):
     assert not any(jax.tree.leaves(moved["body"]))
     assert all(jax.tree.leaves((moved["head"], moved["attention"])))
     jax.tree.map(np.testing.assert_array_equal, begun[STATISTICS], found.variables[STATISTICS])
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_the_loss_of_a_frozen_network_is_of_features_that_were_computed_once(frozen, step):
+    """By cross-entropy and by mixup, as if they had been computed with the batch's own."""
+    found, dataset = frozen
+    x, y = jnp.asarray(dataset.train.floats(0, 40)), jnp.asarray(dataset.train.labels[:40])
+    features = found.net.apply(found.variables, x[10:], method="embed").reshape(10, 3, -1)
+    references = References(features, y[10:].reshape(10, 3))
+    batch = Batch(x[:10], x[:10], y[:10], jnp.ones(10, bool), references, jnp.int32(step))
+    alpha = np.asarray(simplex(KEY, (10, 3))) if step else None
+    images = batch._replace(references=references._replace(x=x[10:].reshape(10, 3, *x.shape[1:])))
+    loss = FROZEN.objective(found.net).loss(found.variables, KEY, batch)
+    np.testing.assert_allclose(loss, by_hand(found.net, found.variables, images, alpha), rtol=2e-4)
 
 
 def test_it_begins_with_the_answer_of_the_network_it_retrieves_by(frozen):

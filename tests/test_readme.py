@@ -134,6 +134,7 @@ def test_commands_name_recipes_variants_and_flags_that_exist(name, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     np.savez("mnist.npz", nothing=0)  # of which only the name is asked here
     for command in commands(TEXTS[name]):
+        command = command.replace("gs://bucket/mnist.npz", "mnist.npz")
         _, script, place, *given = shlex.split(command)
         cli.parse([script, str(ROOT / place), *(word for word in given if word != "--help")], "")
 

@@ -83,7 +83,11 @@ SYSTEMS = {system(one): one for one in reversed(EVERY)}  # each once
 @pytest.mark.parametrize(("file", "name"), SYSTEMS.values())
 def test_data_of_the_right_shape_pass_its_check(file, name):
     recipe = made(file, name)
-    recipe = recipe.but(defense=dataclasses.replace(recipe.defense, weights=""))
+    files = {field.name for field in dataclasses.fields(recipe.defense)} & {
+        "weights",
+        "retriever_weights",
+    }
+    recipe = recipe.but(defense=dataclasses.replace(recipe.defense, **dict.fromkeys(files, "")))
     run.check(recipe, dataset(recipe))
 
 

@@ -147,14 +147,14 @@ def test_another_process_sees_what_the_first_has_claimed(tmp_path, claim, datase
     "refused",
     [
         lambda place: workdir.check(place),
-        lambda place: files.local("workdir", place),
+        lambda place: files.place("workdir", place),
         lambda place: data.NPZ(place),
         lambda place: data.TFDS("mnist", data_dir=place),
         lambda place: data.at_path(place, data.Digits()),
     ],
 )
-@pytest.mark.parametrize("place", ["gs://bucket/run", "https://host/set.npz"])
-def test_object_stores_are_refused(refused, place):
+@pytest.mark.parametrize("place", ["s3://bucket/run", "https://host/set.npz"])
+def test_other_stores_are_refused(refused, place):
     with pytest.raises(ValueError, match=f"='{place}'"):
         refused(place)
 

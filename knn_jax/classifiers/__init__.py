@@ -23,6 +23,7 @@ from knn_jax.classifiers.inputs import (
 )
 from knn_jax.classifiers.knn import KNN, References, knn, shard
 from knn_jax.classifiers.network import Network, network
+from knn_jax.classifiers.on_host import OnHost, banked, large
 from knn_jax.classifiers.prototypes import Prototypes, prototypes
 from knn_jax.classifiers.retrieval import Held, Retrieval, retrieval
 
@@ -41,6 +42,7 @@ __all__ = [
     "Images",
     "Labels",
     "Network",
+    "OnHost",
     "Predicts",
     "Prototypes",
     "References",
@@ -48,11 +50,13 @@ __all__ = [
     "Scores",
     "Surrogate",
     "Votes",
+    "banked",
     "check_images",
     "check_labels",
     "check_top",
     "feature_metric",
     "knn",
+    "large",
     "margin",
     "network",
     "predicted",

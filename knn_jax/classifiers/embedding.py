@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from knn_jax import losses, neighbors
 from knn_jax.classifiers.inputs import Images, check_alone
+from knn_jax.classifiers.on_host import OnHost
 
 Features = Callable[[Images], PyTree]  # -> (batch, dim), or a tuple of these
 BATCH = 500  # images classified at once; their features are computed together
@@ -36,7 +37,7 @@ def feature_metric(metric: neighbors.Metric) -> neighbors.Metric:
 
 def embedded(
     features: Partial,
-    images: Images,
+    images: Images | OnHost,
     track: Callable[[range], Iterable[int]],
 ) -> tuple[Float[Array, "row ..."], ...]:
     """For each layer the features of all images, computed in batches that `track` is told of."""

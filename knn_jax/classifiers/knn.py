@@ -32,6 +32,7 @@ from knn_jax.classifiers.inputs import (
     check_labels,
     check_like,
 )
+from knn_jax.classifiers.on_host import OnHost
 from knn_jax.values import given
 from knn_jax.values.given import Lists, Whole
 
@@ -139,7 +140,7 @@ class KNN(Decision):
 
 def knn(
     features: Features | Sequence[Features] | None,
-    images: Float[Array | np.ndarray, "row height width channel"] | Lists,
+    images: Float[Array | np.ndarray, "row height width channel"] | Lists | OnHost,
     labels: Shaped[Array | np.ndarray, " row"] | Lists,
     *,
     k: Whole = 75,
@@ -147,7 +148,7 @@ def knn(
     names: Sequence[str] = (),
     track: Callable[[range], Iterable[int]] = iter,
 ) -> KNN:
-    """A kNN classifier whose bank is `features` of `images`, arrays or lists.
+    """A kNN classifier whose bank is `features` of `images`, arrays, lists or `OnHost`.
 
     `features` maps images to (batch, dim), or to a tuple of these, the taps of one pass; a sequence of
     such functions makes several taps too. Their votes are added (Sitawarin & Wagner 2019, section 2.3).
@@ -172,15 +173,17 @@ def knn(
     every = joined(*functions) if isinstance(functions, Sequence) else joined(functions)
     every = prepared(every, metric)
     on_inputs = features is None and not isinstance(metric, neighbors.Cosine)
-    images, k = given.array("images", images), given.whole("k", k)
+    k = given.whole("k", k)
+    images = images if isinstance(images, OnHost) else given.array("images", images)
     rows = len(images) if images.ndim else 1
     if rows == 0:
         raise ValueError("the bank is empty: give it at least one image")
     if not 1 <= k <= rows:
         raise ValueError(f"k={k} neighbours asked of a bank of {rows} rows: use 1 to {rows}")
-    images = check_images(images)
+    images = images if isinstance(images, OnHost) else check_images(images)
     labels = check_labels(labels, rows)
-    shapes = [tap.shape for tap in jax.eval_shape(every, images)]
+    like = jax.ShapeDtypeStruct(images.shape, images.dtype)
+    shapes = [tap.shape for tap in jax.eval_shape(every, like)]
     names = tuple(names) or tuple(f"tap {i}" for i in range(len(shapes)))
     if not shapes or len(names) != len(shapes):
         raise ValueError(f"{len(names)} names for {len(shapes)} taps: give one name to each tap")

@@ -21,7 +21,7 @@ from knn_jax.display.command import run
 from knn_jax.recipe import Recipe, read, same_system
 from knn_jax.workdir import programs
 
-WORKDIR = "Folder of checkpoints and results; the same one resumes"
+WORKDIR = "Folder of results, or gs://PLACE; the same one resumes"
 PATH = "Read an .npz or a folder of images by class in place of the recipe's data"
 ATTACK = "Attacks to run, the recipe's or any of the library, by name"
 CERTIFICATE = "Certificates to compute, the recipe's or any of the library, by name"

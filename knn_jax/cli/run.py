@@ -3,7 +3,6 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 
@@ -16,6 +15,7 @@ from knn_jax.evaluation.code import everything
 from knn_jax.recipe import Recipe, fit
 from knn_jax.recipe.fit import System
 from knn_jax.report import write
+from knn_jax.workdir import Place, files
 
 
 def train(recipe: Recipe, path: str) -> None:
@@ -25,7 +25,9 @@ def train(recipe: Recipe, path: str) -> None:
         checkpoints = folder / "checkpoints"
         given = f"{type(recipe.defense).__name__}(weights={recipe.defense.weights!r})"
         if mesh.first():
-            print(f"trained: {checkpoints}" if checkpoints.exists() else f"nothing to train: {given}")
+            print(
+                f"trained: {checkpoints}" if files.exists(checkpoints) else f"nothing to train: {given}"
+            )
 
 
 def attack(recipe: Recipe, path: str) -> None:
@@ -57,7 +59,7 @@ def check(recipe: Recipe, dataset: Dataset) -> None:
 
 
 @contextlib.contextmanager
-def _opened(recipe: Recipe, path: str, *, tested: bool = True) -> Iterator[tuple[Dataset, Path]]:
+def _opened(recipe: Recipe, path: str, *, tested: bool = True) -> Iterator[tuple[Dataset, Place]]:
     """The data, and the workdir, which is held. What is wrong with a recipe is found here, before the
     long work; what training does not use is checked only if it is `tested`. Of several processes one
     holds the workdir, after all have found that they were asked the same."""
@@ -86,7 +88,7 @@ def _opened(recipe: Recipe, path: str, *, tested: bool = True) -> Iterator[tuple
         yield dataset, folder
 
 
-def _evaluate(recipe: Recipe, dataset: Dataset, folder: Path, *, compute: bool) -> None:
+def _evaluate(recipe: Recipe, dataset: Dataset, folder: Place, *, compute: bool) -> None:
     system = made(recipe, dataset, folder)
     mesh.agree("the fingerprint of the classifier", system.fingerprint)
     clean = attacked.predict(recipe, system, folder)
@@ -104,7 +106,7 @@ def _evaluate(recipe: Recipe, dataset: Dataset, folder: Path, *, compute: bool) 
         write.show(write.write(recipe, system, clean, attacks, certificates, measures, folder), folder)
 
 
-def made(recipe: Recipe, dataset: Dataset, folder: Path) -> System:
+def made(recipe: Recipe, dataset: Dataset, folder: Place) -> System:
     """The recipe's system, trained or loaded in the folder; its test images in the recipe's order."""
     if recipe.evaluate.image_seed is not None:
         order = recipe.evaluate.order(len(dataset.test.labels))

@@ -1,6 +1,7 @@
 """A file or folder in the place of a recipe's data."""
 
 import dataclasses
+from pathlib import Path
 
 from knn_jax.data.dataset import Data
 from knn_jax.data.folder import Folder
@@ -13,9 +14,11 @@ def at_path(path: str, like: Data) -> Data:
 
     Raises ValueError for a path that is neither.
     """
-    place = files.local("path", path)
-    kind = Folder if place.is_dir() else NPZ
-    if not place.exists():
+    place = files.place("path", path)
+    if not isinstance(place, Path) and place.suffix != ".npz":
+        files.local("path", path)  # a folder of images, in a bucket: refused
+    kind = Folder if isinstance(place, Path) and place.is_dir() else NPZ
+    if not files.exists(place):
         raise ValueError(f"there is no file or folder {place}")
     if kind is NPZ and place.suffix != ".npz":
         raise ValueError(f"{place} is neither an .npz file nor a folder of images")

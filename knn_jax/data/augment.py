@@ -1,6 +1,7 @@
 """Random changes that leave an image's class as it is, for training."""
 
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,19 @@ CROP = 4  # pixels, either way
 TURN = SHEAR = math.radians(5)  # either way
 MOVE = 0.1  # of the side, either way
 SCALE = BRIGHTNESS = 0.1  # either way of 1
+AREA = 0.08, 1.0  # of the image, that a resized crop covers
+ASPECT = 3 / 4, 4 / 3  # its width over its height, where the image is square
+
+
+def changed(
+    key: Key[Array, ""],
+    x: Float[Array, "batch height width channel"],
+    how: Literal["crop", "affine", "resized_crop"],
+) -> Float[Array, "batch height width channel"]:
+    """Each image changed so, by numbers of its own."""
+    if how == "resized_crop":
+        return resized_crop(key, x)
+    return augment(key, x, affine=how == "affine")
 
 
 def augment(
@@ -38,6 +52,37 @@ def augment(
         return found
     factor = jax.random.uniform(bright, (count, 1, 1, 1), x.dtype, 1 - BRIGHTNESS, 1 + BRIGHTNESS)
     return jnp.clip(factor * found, 0.0, 1.0)
+
+
+def resized_crop(
+    key: Key[Array, ""], x: Float[Array, "batch height width channel"]
+) -> Float[Array, "batch height width channel"]:
+    """A part of each image, resized bilinearly to the whole, and mirrored half of the time.
+
+    The part has 8% to 100% of the area and an aspect of 3/4 to 4/3, uniform in its logarithm (Szegedy
+    et al. 2015, arXiv:1409.4842), its sides cut to those of the image, its place uniform.
+    """
+    area, aspect, place, mirror = jax.random.split(key, 4)
+    count = (len(x),)
+    area = jax.random.uniform(area, count, x.dtype, *AREA)
+    aspect = jnp.exp(jax.random.uniform(aspect, count, x.dtype, *map(math.log, ASPECT)))
+    part = jnp.minimum(jnp.stack([jnp.sqrt(area / aspect), jnp.sqrt(area * aspect)], 1), 1.0)
+    first = jax.random.uniform(place, (*count, 2), x.dtype) * (1 - part)
+    found = jax.vmap(stretched)(x, first, part)
+    mirror = jax.random.bernoulli(mirror, shape=(*count, 1, 1, 1))
+    return jnp.where(mirror, found[:, :, ::-1], found)
+
+
+def stretched(
+    image: Float[Array, "height width channel"], first: Float[Array, "2"], part: Float[Array, "2"]
+) -> Float[Array, "height width channel"]:
+    """The part of the image that begins at `first` (down, right; in sides), bilinearly as the whole."""
+    sides = jnp.array(image.shape[:2], image.dtype)
+    moves = -first * sides / part
+    found = jax.image.scale_and_translate(
+        image, image.shape, (0, 1), 1 / part, moves, "linear", antialias=False
+    )
+    return jnp.clip(found, 0.0, 1.0)  # rounding leaves it
 
 
 def moved(

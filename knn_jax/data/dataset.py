@@ -11,6 +11,9 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from knn_jax import values
+from knn_jax.data.stored import Stored
+from knn_jax.values import given
+from knn_jax.workdir import digest
 
 T = TypeVar("T")
 ROUNDED = 1e-6  # how far from [0, 1] a pixel may be by rounding
@@ -19,19 +22,23 @@ ROUNDED = 1e-6  # how far from [0, 1] a pixel may be by rounding
 class Split(NamedTuple):
     """Images (row, height, width, channel), bytes or floats in [0, 1], and int32 labels (row,)."""
 
-    images: np.ndarray
+    images: np.ndarray | Stored
     labels: np.ndarray
 
     def floats(self, first: int, last: int) -> np.ndarray:
         """Those images as float32 in [0, 1]."""
-        images = self.images[first:last]
-        if images.dtype == np.uint8:
-            return images.astype(np.float32) / np.float32(255)
-        return images.astype(np.float32)
+        return given.floats(self.images[first:last])
 
     def rows(self, index: np.ndarray) -> "Split":
-        """The split of these rows."""
-        return Split(self.images[index], self.labels[index])
+        """The split of these rows; images that stay in their file are not read."""
+        images = self.images
+        chosen = images.rows(index) if isinstance(images, Stored) else images[index]
+        return Split(chosen, self.labels[index])
+
+    def digest(self) -> str:
+        """A name for the images, the labels and their order."""
+        images = self.images.digest() if isinstance(self.images, Stored) else self.images
+        return digest(images, self.labels)
 
 
 class Dataset(NamedTuple):
@@ -52,20 +59,24 @@ class Dataset(NamedTuple):
     def digest(self) -> str:
         """A name for all that it holds: every image and label of every split, in their order.
 
-        It reads everything, 0.25 s for the 180 MB of CIFAR-10, and is the same in any process. An image
-        kept as floats and the same kept as bytes have other digests, as have those that were resized;
-        it covers the decoded images that training reads, not the files that they were decoded from.
+        It reads everything, 0.25 s for the 180 MB of CIFAR-10, but files whose digest is kept beside
+        them, and is the same in any process. An image kept as floats and the same kept as bytes have
+        other digests, as have those that were resized; it covers the decoded images that training
+        reads, not the files that they were decoded from.
         """
-        digest = hashlib.blake2b(digest_size=16)
+        found = hashlib.blake2b(digest_size=16)
         for name, split in zip(self._fields, self, strict=True):
             if not isinstance(split, Split):
-                digest.update(f"{name} {split};".encode())
+                found.update(f"{name} {split};".encode())
                 continue
             for part, array in split._asdict().items():
-                digest.update(f"{name} {part} {array.dtype.str} {array.shape};".encode())
+                found.update(f"{name} {part} {array.dtype.str} {array.shape};".encode())
+                if isinstance(array, Stored):
+                    found.update(array.digest().encode())
+                    continue
                 for first in range(0, len(array), 1000):
-                    digest.update(np.ascontiguousarray(array[first : first + 1000]).data)
-        return digest.hexdigest()
+                    found.update(np.ascontiguousarray(array[first : first + 1000]).data)
+        return found.hexdigest()
 
 
 @runtime_checkable
@@ -130,7 +141,8 @@ class Data(abc.ABC):
         count = len(train.labels)
         if self.train_images > count:
             raise ValueError(f"train_images={self.train_images}: {place} has {count}; 0 is all")
-        train = Split(*(part[: self.train_images or None] for part in train))
+        if self.train_images:
+            train = train.rows(np.arange(self.train_images))
         train, *others = (checked(place, split) for split in (train, *others))
         classes = int(train.labels.max()) + 1
         for what, split in zip(("test", "candidate"), others, strict=False):
@@ -202,7 +214,7 @@ def checked(place: str, split: Split) -> Split:
             f"{place}: images {images.shape} and labels {labels.shape} must be (row, height, width, "
             "channel) and (row,), with at least one pixel"
         )
-    if images.dtype != np.uint8:
+    if isinstance(images, np.ndarray) and images.dtype != np.uint8:
         low, high = images.min(), images.max()
         if not (low >= -ROUNDED and high <= 1 + ROUNDED):  # also when they are NaN
             raise ValueError(f"{place}: images reach from {low!s} to {high!s}; they must be in [0, 1]")

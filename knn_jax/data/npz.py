@@ -19,21 +19,21 @@ class NPZ(Data):
     @property
     def name(self) -> str:
         """The file's name."""
-        return files.local("path", self.path).name
+        return files.place("path", self.path).name
 
     @property
     def place(self) -> str:
         """The file's path."""
-        return str(files.local("path", self.path))
+        return str(files.place("path", self.path))
 
     def __post_init__(self):
         super().__post_init__()
-        files.local("path", self.path)
+        files.place("path", self.path)
 
     def read(self, track):
         """The arrays as splits; ValueError for a file that lacks some or is damaged."""
-        path = files.local("path", self.path)
-        if not path.is_file():
+        path = files.place("path", self.path)
+        if not files.is_file(path):
             raise ValueError(f"there is no file {path}")
         arrays, extra = files.arrays(path), self.candidates
         names = ", ".join(arrays)

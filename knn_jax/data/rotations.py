@@ -17,7 +17,7 @@ def rotated(dataset: Dataset) -> Dataset:
 
     def every(split: Split) -> Split:
         turns = np.repeat(np.arange(TURNS, dtype=np.int32), len(split.labels))
-        return Split(np.concatenate([turned(split.images, n) for n in range(TURNS)]), turns)
+        return Split(np.concatenate([turned(split.images[:], n) for n in range(TURNS)]), turns)
 
     train, valid, test = map(every, dataset[:3])
     return Dataset(train, valid, test, TURNS)

@@ -1,17 +1,12 @@
 """Any image classification set of TensorFlow Datasets that has been prepared."""
 
 import difflib
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from knn_jax import values
-from knn_jax.data.dataset import Data, Split, Track, paired
-from knn_jax.data.resized import resized
+from knn_jax.data import decoding
+from knn_jax.data.dataset import Data, Split, Track
 from knn_jax.workdir import files
 
 
@@ -19,8 +14,9 @@ from knn_jax.workdir import files
 class TFDS(Data):
     """A set of TensorFlow Datasets, prepared in the array_record format and read without TensorFlow.
 
-    Its images are decoded once; afterwards they are read from arrays kept beside the set. Tests are
-    those of its split `test`, or of `validation` where there is none or it has no labels (ImageNet).
+    Its images are decoded once, into files beside the set, which later runs read; those of 1 GiB and
+    more stay there and are read batch by batch, so that a set need not fit in memory. Tests are those
+    of its split `test`, or of `validation` where there is none or it has no labels (ImageNet).
     """
 
     name: str  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -49,7 +45,7 @@ class TFDS(Data):
             raise ValueError(
                 f"{self.name} has the splits {have}: it needs train, and test or validation"
             )
-        if len(tests) > 1 and _source(builder, "test")[0]["label"] < 0:
+        if len(tests) > 1 and int(_source(builder, "test")[0]["label"]) < 0:
             tests.remove("test")  # ImageNet's has no labels
         names = ["train", tests[0]]
         if self.candidates:
@@ -79,35 +75,14 @@ class TFDS(Data):
 
 
 def _decoded(builder, name: str, size: int, track: Track) -> Split:
-    """A split, from the arrays kept beside the set if there are any."""
-    cache = Path(builder.data_dir) / f"decoded{size or ''}_{name}"
-    parts = [cache / f"{part}.npy" for part in Split._fields]
-    if cache.is_dir():
-        images, labels = (np.load(part, mmap_mode="r") for part in parts)
-        return Split(images, np.asarray(labels))
-    source = _source(builder, name)
-    images, labels = [], []
-    for row in track(range(len(source)), f"decoding {builder.name} {name}"):
-        record = source[row]
-        images.append(resized(record["image"], size))
-        labels.append(record["label"])
-    shapes = {image.shape for image in images}
-    if len(shapes) > 1:
-        raise ValueError(f"the images of {builder.name} differ in size: give size=128, say")
-    split = paired(builder.name, np.stack(images), np.asarray(labels))
-    try:
-        with tempfile.TemporaryDirectory(dir=cache.parent) as scratch:
-            half = Path(scratch) / "decoded"
-            half.mkdir()
-            for part, array in split._asdict().items():
-                np.save(half / f"{part}.npy", array)
-            os.replace(half, cache)  # whole or not at all
-    except OSError:
-        pass  # a set that others prepared, read-only: decode again next time
-    return split
+    """A split, from the files kept beside the set if there are any."""
+    folder = Path(builder.data_dir) / f"decoded{size or ''}_{name}"
+    if folder.is_dir():
+        return decoding.read(folder)
+    return decoding.decode(_source(builder, name), f"{builder.name} {name}", size, folder, track)
 
 
-def _source(builder, name: str) -> Sequence[Mapping[str, np.ndarray]]:
+def _source(builder, name: str) -> decoding.Source:
     try:
         return builder.as_data_source(name)
     except NotImplementedError as error:

@@ -8,7 +8,6 @@ data belong in `__post_init__`, all others in `check`.
 import abc
 import dataclasses
 from dataclasses import KW_ONLY
-from pathlib import Path
 from typing import ClassVar
 
 from jaxtyping import PyTree
@@ -17,6 +16,7 @@ from knn_jax import mesh, nets, training, values
 from knn_jax.data import Dataset
 from knn_jax.nets import Module, Net
 from knn_jax.training import Objective, Optim, ReferenceRows
+from knn_jax.workdir import Place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Defense(abc.ABC):
             nets.load_weights(self.weights, module, shape)
         training.check(optim, self.objective(module))
 
-    def fit(self, dataset: Dataset, optim: Optim, folder: Path) -> Trained:
+    def fit(self, dataset: Dataset, optim: Optim, folder: Place) -> Trained:
         """The network with its weights, or trained from the latest checkpoint in the folder on."""
         dataset = self.data(dataset)
         module = self.module(dataset.classes)

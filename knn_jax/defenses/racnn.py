@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from pathlib import Path
 from typing import cast
 
 import jax
@@ -10,18 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from knn_jax import classifiers, mesh, neighbors, nets, training, values
+from knn_jax.classifiers.embedding import embedded
 from knn_jax.data import Dataset, Split
 from knn_jax.defenses.cross_entropy import CrossEntropy
 from knn_jax.defenses.defense import Defense, Trained
 from knn_jax.display import progress
 from knn_jax.nets import STATISTICS, Module, Net, RetrievalAugmented
 from knn_jax.nets.racnn import RaCNNModule
-from knn_jax.training import Batch, Objective, Optim, ReferenceRows
+from knn_jax.training import Batch, Objective, Optim
 from knn_jax.training.references import from_table
-from knn_jax.workdir import files
+from knn_jax.workdir import Place, files
+from knn_jax.workdir.bucket import Unreachable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,8 @@ class RaCNN(Defense):
     """Steps by local mixup, before the next by cross-entropy; 0: no mixup."""
     project: int | None = None
     """Numbers that the features retrieved by are projected to at random; None: as they are."""
+    retriever_weights: str = ""
+    """An .npz of PyTorch weights of the retriever, which is then not trained; empty: it is."""
 
     only = RetrievalAugmented
     cites = "Zhao & Cho 2018, arXiv:1802.09502"
@@ -63,7 +66,7 @@ class RaCNN(Defense):
         values.at_least(2, neighbors=self.neighbors)
         values.at_least(1, ce_steps=self.ce_steps, project=self.project)
         values.at_least(0, mixup_steps=self.mixup_steps)
-        CrossEntropy(self.retriever)
+        CrossEntropy(self.retriever, weights=self.retriever_weights)
         if isinstance(self.net, nets.FrozenRaCNN) and self.retriever != self.net.body:
             raise ValueError(
                 f"retriever={self.retriever}: the features of a FrozenRaCNN are those it retrieves by: "
@@ -80,26 +83,29 @@ class RaCNN(Defense):
                 f"weight_decay={optim.weight_decay} would change the features of a FrozenRaCNN: use 0"
             )
         super().check(dataset, optim)
+        CrossEntropy(self.retriever, weights=self.retriever_weights).check(dataset, optim)
         shape = (1, *dataset.train.images.shape[1:])
         nets.layer_shapes(self.retriever.build(dataset.classes), (self.layer,), shape)
 
-    def fit(self, dataset: Dataset, optim: Optim, folder: Path) -> TrainedRaCNN:
+    def fit(self, dataset: Dataset, optim: Optim, folder: Place) -> TrainedRaCNN:
         """The retriever is trained first, below `folder`, then the table of neighbours is made."""
         retriever = self.fit_retriever(dataset, optim, folder)
         module = self.module(dataset.classes)
         objective = self.objective(module)
         if cast(RetrievalAugmented, self.net).frozen:
             objective = adopting(objective, cast(RaCNNModule, module), retriever.variables)
-        rows = self.table(retriever, dataset, folder)
+        table = self.table(retriever, dataset, folder)
+        rows = from_table(self._values(retriever, dataset), dataset.candidates.labels, table)
         devices = mesh.make()
         variables = training.train(objective, dataset, optim, folder, devices, rows)
         return TrainedRaCNN(module, variables, retriever)
 
-    def fit_retriever(self, dataset: Dataset, optim: Optim, folder: Path) -> Retriever:
+    def fit_retriever(self, dataset: Dataset, optim: Optim, folder: Place) -> Retriever:
         """The network that is retrieved by, without early stopping."""
         progress.say("the network whose features are retrieved by")
         optim = dataclasses.replace(optim, stopping_eps=None)
-        found = CrossEntropy(self.retriever).fit(dataset, optim, folder / "retriever")
+        plain = CrossEntropy(self.retriever, weights=self.retriever_weights)
+        found = plain.fit(dataset, optim, folder / "retriever")
         shape = (1, *dataset.train.images.shape[1:])
         keys = nets.features(found.net, found.variables, (self.layer,), shape)
         if self.project is not None:
@@ -111,24 +117,39 @@ class RaCNN(Defense):
 
     def candidates(self, retriever: Retriever, split: Split, k: int) -> classifiers.KNN:
         """k-NN on the keys of the candidates for retrieval."""
-        images, labels = split.floats(0, len(split.labels)), split.labels
         return classifiers.knn(
-            *(retriever.keys, jnp.asarray(images), jnp.asarray(labels)),
+            *(retriever.keys, classifiers.banked(split.images), jnp.asarray(split.labels)),
             k=k,
             names=(self.layer,),
             track=lambda batches: progress.track(batches, "keys of the candidates"),
         )
 
-    def table(self, retriever: Retriever, dataset: Dataset, folder: Path) -> ReferenceRows:
+    def _values(self, retriever: Retriever, dataset: Dataset) -> np.ndarray | jax.Array:
+        """What neighbours' features are made of: the candidates' images, or where features stay as they
+        are, these features."""
+        images = dataset.candidates.images
+        if not cast(RetrievalAugmented, self.net).frozen:
+            return images[:]
+        shape = (1, *images.shape[1:])
+        phi = nets.features(retriever.net, retriever.variables, ("pool",), shape)
+        images = classifiers.banked(images)
+        [found] = embedded(phi, images, lambda batches: progress.track(batches, "features"))
+        return found
+
+    def table(
+        self, retriever: Retriever, dataset: Dataset, folder: Place
+    ) -> Int[np.ndarray, "image count"]:
         """The neighbours of every training image among the candidates, not itself; kept in the folder,
         and searched anew where the file is damaged."""
         file, shape = folder / "neighbors.npz", (len(dataset.train.labels), self.neighbors)
-        if file.exists():
+        if files.exists(file):
             try:
                 table = files.arrays(file).get("index", np.zeros(0))
                 if table.shape == shape:
-                    return from_table(dataset.candidates, table)
+                    return table
                 progress.say(f"{file} is of shape {table.shape}, not {shape}: searched anew")
+            except Unreachable:
+                raise
             except ValueError as error:
                 progress.say(f"{error}: searched anew")
         near = self.candidates(retriever, dataset.candidates, self.neighbors)
@@ -136,7 +157,7 @@ class RaCNN(Defense):
         if mesh.first():
             with files.whole(file) as scratch, open(scratch, "wb") as stream:
                 np.savez(stream, index=table)  # not .npy, which has no checksum
-        return from_table(dataset.candidates, table)
+        return table
 
     def objective(self, module: Module) -> Objective:
         """Cross-entropy of the answer among neighbours for `ce_steps` of training, then local mixup for
@@ -144,10 +165,11 @@ class RaCNN(Defense):
 
         A batch's references are each image's neighbours. Local mixup asks of a point drawn uniformly
         from the convex hull of their features the same mixture of their labels. All features are
-        computed anew and carry gradients, their statistics those of images and neighbours together.
-        Each step takes a batch of its own, where the paper may have taken several with one.
+        computed anew and carry gradients, their statistics those of images and neighbours together; of
+        a network that stays as it is, references are features that were computed once. Each step takes
+        a batch of its own, where the paper may have taken several with one.
         """
-        classes = cast(RaCNNModule, module).classes
+        classes, frozen = cast(RaCNNModule, module).classes, cast(RaCNNModule, module).frozen
 
         def loss(variables, key, batch: Batch):
             return answered(functools.partial(module.apply, variables), key, batch, False, False)
@@ -166,10 +188,13 @@ class RaCNN(Defense):
 
         def answered(apply, key, batch, train, train_head):
             beside, count = batch.references, batch.references.y.shape[1]
-            every = jnp.concatenate([batch.x[:, None], beside.x], 1)
-            found = apply(every.reshape(-1, *batch.x.shape[1:]), train, method="embed")
-            found = found.reshape(len(batch.x), 1 + count, -1)
-            query, rows = found[:, 0], found[:, 1:]
+            if frozen:
+                query, rows = apply(batch.x, train, method="embed"), beside.x
+            else:
+                every = jnp.concatenate([batch.x[:, None], beside.x], 1)
+                found = apply(every.reshape(-1, *batch.x.shape[1:]), train, method="embed")
+                found = found.reshape(len(batch.x), 1 + count, -1)
+                query, rows = found[:, 0], found[:, 1:]
             mixing = batch.step % (self.ce_steps + self.mixup_steps) >= self.ce_steps
             attended = apply(query, rows, method="attend")
             alpha = jnp.where(mixing, simplex(key, beside.y.shape), attended)

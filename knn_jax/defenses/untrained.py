@@ -1,7 +1,5 @@
 """A network that is taken as it is."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 
@@ -10,6 +8,7 @@ from knn_jax.data import Dataset
 from knn_jax.defenses.defense import Defense, Trained
 from knn_jax.nets import Module
 from knn_jax.training import Objective, Optim
+from knn_jax.workdir import Place
 
 
 @values.value
@@ -26,7 +25,7 @@ class Untrained(Defense):
         """A loss of nothing."""
         return Objective(module.init, lambda variables, key, batch: jnp.zeros(len(batch.y)), None)
 
-    def fit(self, dataset: Dataset, optim: Optim, folder: Path) -> Trained:
+    def fit(self, dataset: Dataset, optim: Optim, folder: Place) -> Trained:
         """The network with its weights, or with those that the seed draws; nothing is written."""
         module, x = self.module(dataset.classes), jnp.asarray(dataset.train.floats(0, 2))
         if self.weights:

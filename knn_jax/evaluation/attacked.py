@@ -1,7 +1,6 @@
 """Attacks on the first test images: for the smallest perturbation, and in the ball of each radius."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ from knn_jax.evaluation.resumable import Results, Resumable
 from knn_jax.recipe import Evaluate, Recipe
 from knn_jax.recipe.fit import System
 from knn_jax.recipe.planned import Planned
+from knn_jax.workdir import Place
 
 NORMS: tuple[balls.Norm, ...] = ("l2", "linf")
 FLAGS: Final = ("no_gradient", "exhausted")  # of `attacks.Found`, of each image
@@ -61,7 +61,7 @@ def sources(recipe: Recipe) -> set[str]:
     return {run.source for run in runs(recipe)}
 
 
-def predict(recipe: Recipe, system: System, folder: Path) -> np.ndarray:
+def predict(recipe: Recipe, system: System, folder: Place) -> np.ndarray:
     """The class that every test image is given without an attack."""
 
     def one(model, key, x, y):
@@ -76,7 +76,7 @@ def predict(recipe: Recipe, system: System, folder: Path) -> np.ndarray:
 
 
 def attack(
-    recipe: Recipe, system: System, run: Run, folder: Path, *, compute: bool = True
+    recipe: Recipe, system: System, run: Run, folder: Place, *, compute: bool = True
 ) -> Results | None:
     """An attack on the first test images: norm, success, image, the class it is changed to, ...
 

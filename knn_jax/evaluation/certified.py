@@ -1,7 +1,6 @@
 """Certificates of the first test images."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from knn_jax import values
 from knn_jax.certificates import Certificate
@@ -10,12 +9,13 @@ from knn_jax.evaluation.resumable import Results, Resumable
 from knn_jax.recipe import Recipe, finite
 from knn_jax.recipe.fit import System
 from knn_jax.recipe.planned import Planned
+from knn_jax.workdir import Place
 
 Certified = Mapping[str, Results]  # by the certificate's name in the recipe
 
 
 def certify(
-    recipe: Recipe, system: System, name: str, certificate: Certificate, folder: Path
+    recipe: Recipe, system: System, name: str, certificate: Certificate, folder: Place
 ) -> Results:
     """The radii of one certificate, and what else it tells of each image."""
     asked = recipe.evaluate

@@ -1,7 +1,6 @@
 """Measures of a recipe's system, over as many images as each asks for."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from knn_jax.measures import Measure, Measured, join
 from knn_jax.measures.measure import SECONDS, Arrays
 from knn_jax.recipe import Recipe
 from knn_jax.recipe.fit import KNN, System
-from knn_jax.workdir import digest
+from knn_jax.workdir import Place
 
 
 class Run(NamedTuple):
@@ -25,7 +24,7 @@ class Run(NamedTuple):
     system: System
     measure: Measure
     found: Attacked
-    folder: Path
+    folder: Place
 
     @property
     def name(self) -> str:
@@ -63,7 +62,7 @@ class Run(NamedTuple):
         """The function's arrays over all images of the split, chunk by chunk."""
         chunks = Resumable(
             name,
-            [*settings, digest(*split)],
+            [*settings, split.digest()],
             self.system,
             len(split.labels),
             self.recipe.evaluate.chunk,
@@ -76,7 +75,7 @@ class Run(NamedTuple):
         return {**found.arrays, SECONDS: found.seconds}
 
 
-def measure(recipe: Recipe, system: System, attacked: Attacked, folder: Path) -> Measured:
+def measure(recipe: Recipe, system: System, attacked: Attacked, folder: Place) -> Measured:
     """What all of the recipe's measures found."""
     runs = (Run(recipe, system, made, attacked, folder) for made in recipe.measures.values())
     return join([run.measure.run(run) for run in runs])

@@ -1,8 +1,9 @@
 """What is computed of test images chunk by chunk, kept, and found again."""
 
+import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +18,12 @@ from knn_jax.data import Split
 from knn_jax.display import progress
 from knn_jax.evaluation.code import classes, version
 from knn_jax.recipe.fit import System
-from knn_jax.workdir import digest, files
+from knn_jax.workdir import Place, digest, files
+from knn_jax.workdir.bucket import Unreachable
 
 PART = "part"  # in a file: which it is
 TIMES = "seconds", "compile_seconds"
-PAUSE = 0.2  # seconds between two looks for what other processes compute
+PAUSE, BUCKETS_PAUSE = 0.2, 2.0  # seconds between two looks for what other processes compute
 Span = tuple[int, int]  # the first image of a chunk, and how many there are
 
 
@@ -51,7 +53,7 @@ class Resumable:
         system: System,
         images: int,
         chunk: int,
-        folder: Path,
+        folder: Place,
         *,
         code: tuple[object, ...] = (),
         seed: int = 0,
@@ -59,6 +61,7 @@ class Resumable:
         source: PyTree = None,
     ):
         self.size, self.seed = min(chunk, images), seed
+        self.pause = PAUSE if isinstance(folder, Path) else BUCKETS_PAUSE  # who asks is paid for
         self.given: PyTree = system.model
         self.split = split or system.dataset.test
         own = {part for part in code if isinstance(part, type)}
@@ -69,7 +72,8 @@ class Resumable:
         spans = [(first, min(chunk, images - first)) for first in range(0, images, chunk)]
         self.files = {span: parts / f"{span[0]:06d}_{span[1]}.npz" for span in spans}
         self.damaged: set[Span] = set()
-        self.found = {span: part for span in spans if (part := self._read(span)) is not None}
+        self.found: dict[Span, dict[str, np.ndarray]] = {}
+        self._look(spans)
         there = mesh.of_first(np.array([span in self.found for span in spans]))
         self.missing = [span for span, kept in zip(spans, there, strict=True) if not kept]
         for span in self.missing:
@@ -79,15 +83,25 @@ class Resumable:
         """Whether nothing is left to compute."""
         return not self.missing
 
+    def _look(self, spans: list[Span]) -> list[Span]:
+        """Reads those chunks that are there, and returns which."""
+        kept = files.present([self.files[span] for span in spans])
+        there = {self.files[span]: span for span in spans if self.files[span] in kept}
+        parts = files.each(lambda file: self._read(there[file]), list(there))
+        read = zip(there.values(), parts, strict=True)
+        found = {span: part for span, part in read if part is not None}
+        self.found |= found
+        return list(found)
+
     def _read(self, span: Span) -> dict[str, np.ndarray] | None:
         """What earlier runs left of a chunk."""
         file = self.files[span]
-        if not file.exists():
-            return None
         try:
             part = files.arrays(file)
             if str(part.pop(PART, "")) != self._name(span, part):
                 raise ValueError(f"{file} is damaged or no part of this result")
+        except Unreachable:
+            raise
         except ValueError as error:
             if span not in self.damaged:
                 progress.say(f"{error}: it counts as missing")
@@ -118,13 +132,11 @@ class Resumable:
         """Reads what other processes compute, as soon as it is there."""
         lacking = [span for span in self.files if span not in self.found]
         while lacking:
-            for span in lacking:
-                if (part := self._read(span)) is not None:
-                    self.found[span] = part
-                    advance(span[1] if span in self.missing else 0)
+            for span in self._look(lacking):
+                advance(span[1] if span in self.missing else 0)
             lacking = [span for span in lacking if span not in self.found]
             if lacking:
-                time.sleep(PAUSE)
+                time.sleep(self.pause)
 
     def _compute(self, one: Callable[..., dict], missing: list[Span], advance: Callable) -> None:
         """Each device of this process computes chunks of its own; what is missing, however little, by
@@ -143,16 +155,22 @@ class Resumable:
             start = time.perf_counter()
             arrays = {k: np.asarray(v) for k, v in compiled(*arguments).items()}
             seconds = (time.perf_counter() - start) / len(group)
+            parts: dict[Place, tuple[Span, dict[str, np.ndarray]]] = {}
             for number, span in enumerate(group):
-                count = span[1]
-                own = {k: v[number * self.size :][:count] for k, v in arrays.items()}
+                own = {k: v[number * self.size :][: span[1]] for k, v in arrays.items()}
                 own["seconds"] = np.asarray(seconds)
                 own["compile_seconds"], compile_seconds = np.asarray(compile_seconds), 0.0
-                named = own | {PART: np.asarray(self._name(span, own))}
-                with files.whole(self.files[span]) as scratch, open(scratch, "wb") as stream:
-                    np.savez(stream, allow_pickle=False, **named)
-                self.found[span] = own
-                advance(count)
+                parts[self.files[span]] = span, own
+            files.each(functools.partial(self._keep, parts, advance), list(parts))
+
+    def _keep(self, parts: Mapping[Place, tuple[Span, dict]], advance: Callable, file: Place) -> None:
+        """Writes the file of one of the parts."""
+        span, own = parts[file]
+        named = own | {PART: np.asarray(self._name(span, own))}
+        with files.whole(file) as scratch, open(scratch, "wb") as stream:
+            np.savez(stream, allow_pickle=False, **named)
+        self.found[span] = own
+        advance(span[1])
 
     def _arguments(self, group: list[Span], devices: Mesh) -> tuple:
         """Keys, images and labels of a chunk for each device, padded to the one shape compiled."""

@@ -1,6 +1,7 @@
 """Every sharding choice: which devices hold which rows of a bank and answer which queries."""
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -37,7 +38,21 @@ def whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def taken(array: np.ndarray, rows: np.ndarray, sharding: Sharding) -> jax.Array:
+@runtime_checkable
+class Rows(Protocol):
+    """What can be indexed by row numbers or a slice, and knows its shape."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        ...
+
+    def __getitem__(self, rows: np.ndarray | slice, /) -> np.ndarray:
+        """These rows."""
+        ...
+
+
+def taken(array: Rows, rows: np.ndarray, sharding: Sharding) -> jax.Array:
     """`array[rows]` on the devices; each process takes only the rows that its own devices hold."""
 
     def own(index):

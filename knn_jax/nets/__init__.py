@@ -51,6 +51,7 @@ from knn_jax.nets.resnet import (
     imagenet_resnet18,
     imagenette_resnet18,
     small_resnet,
+    torchvision_resnet18,
 )
 from knn_jax.nets.torch_weights import load_weights
 from knn_jax.nets.vgg import VGG, cifar10_vgg, digits_vgg, mnist_vgg
@@ -114,4 +115,5 @@ __all__ = [
     "small_racnn",
     "small_resnet",
     "taps",
+    "torchvision_resnet18",
 ]

@@ -66,6 +66,10 @@ class ConvNetModule(nn.Module):
         taps["fc"] = between(len(self.layers) + 1, fc)
         return taps["fc"], taps
 
+    def torch_names(self) -> dict[str, str]:
+        """The same as ours."""
+        return {name: name for name in (*(name for _, name, _ in stages(self.layers)), "fc")}
+
     def lipschitz(self, variables: PyTree, layer: str) -> float:
         """An upper bound of the L2 Lipschitz constant from image to layer."""
         return bound(variables, [*stages(self.layers), ("fc", "fc", 1)], layer)

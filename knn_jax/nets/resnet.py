@@ -13,11 +13,19 @@ from knn_jax.nets.net import Net
 
 Stages = tuple[tuple[int, int], ...]
 RESNET18 = (2, 64), (2, 128), (2, 256), (2, 512)
+IN_TORCH = {  # the layers of a block
+    "conv1": "conv1",
+    "norm1": "bn1",
+    "conv2": "conv2",
+    "norm2": "bn2",
+    "shortcut": "downsample.0",
+    "norm_shortcut": "downsample.1",
+}
 
 
 @values.value
 class ResNet(Net):
-    """A residual network with batch normalisation; images are not normalised."""
+    """A residual network with batch normalisation. It takes weights of torchvision's of these sizes."""
 
     stages: Stages = RESNET18
     """Blocks and channels of each stage; those after the first halve the image."""
@@ -26,16 +34,34 @@ class ResNet(Net):
     half: bool = False
     """Whether convolutions are in bfloat16 while the network is trained; all else is in float32."""
 
+    mean: tuple[float, ...] = ()
+    """Mean of each channel, which is subtracted from images first; empty: they stay as they are."""
+    deviation: tuple[float, ...] = ()
+    """Standard deviation of each channel, by which images are divided then."""
+
     batch_norm = True
+
+    def __post_init__(self):
+        values.above(0, deviation=self.deviation)
+        if len(self.mean) != len(self.deviation):
+            raise ValueError(
+                f"mean={self.mean} and deviation={self.deviation}: give one of each channel"
+            )
 
     def build(self, classes: int) -> "ResNetModule":
         """The module."""
-        return ResNetModule(self.stages, classes, self.large, self.half)
+        sizes = self.stages, classes, self.large, self.half
+        return ResNetModule(*sizes, self.mean, self.deviation)
 
 
 def imagenet_resnet18(half: bool = False) -> ResNet:
     """PyTorch's ResNet-18 for ImageNet, by which RaCNN retrieves (Zhao & Cho 2018, section 5.4)."""
     return ResNet(half=half)
+
+
+def torchvision_resnet18(half: bool = False) -> ResNet:
+    """The same on normalised images, as torchvision's weights have learnt them."""
+    return ResNet(half=half, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
 
 
 def imagenette_resnet18(half: bool = False) -> ResNet:
@@ -70,9 +96,19 @@ class ResNetModule(nn.Module):
     classes: int
     large: bool = True
     half: bool = False
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
 
     @nn.compact
     def __call__(self, x, train=False):
+        if self.mean:
+            if x.shape[-1] != len(self.mean):
+                raise ValueError(f"mean={self.mean}: images have {x.shape[-1]} channels")
+            mean, deviation = (
+                jnp.array(numbers, x.dtype).reshape(1, 1, 1, -1)
+                for numbers in (self.mean, self.deviation)
+            )
+            x = (x - mean) / deviation
         dtype = jnp.bfloat16 if self.half and train is not False else None
         size, stride = (7, 2) if self.large else (3, 1)
         x = convolution(x, self.stages[0][1], size, stride, "conv1", dtype=dtype)
@@ -86,6 +122,16 @@ class ResNetModule(nn.Module):
         taps["pool"] = x.mean((1, 2))
         return linear(taps["pool"], self.classes, "fc"), taps
 
+    def torch_names(self) -> dict[str, str]:
+        """Those of torchvision's ResNet."""
+        found = {"conv1": "conv1", "norm1": "bn1"}
+        names = [name for _, name, _, _ in blocks("layer", self.stages, 1)]
+        for (_, ours, _, _), name in zip(blocks("conv", self.stages, 2), names, strict=True):
+            stage, _, block = name.partition("_")
+            theirs = f"{stage}.{int(block) - 1}"
+            found |= {f"{ours}/{layer}": f"{theirs}.{other}" for layer, other in IN_TORCH.items()}
+        return {**found, "fc": "fc"}
+
     def lipschitz(self, variables: PyTree, layer: str) -> float:
         """An upper bound of the L2 Lipschitz constant from image to layer or fc, by running statistics.
 
@@ -94,7 +140,7 @@ class ResNetModule(nn.Module):
         params, statistics = variables["params"], variables["batch_stats"]
         windows = 8 if self.large else 3  # of the convolution 4, and a pixel enters 2x2 of the pooling
         bound = windows * spectral(params["conv1"]["kernel"])
-        bound *= scale(params["norm1"], statistics["norm1"])
+        bound *= scale(params["norm1"], statistics["norm1"]) / min(self.deviation or (1.0,))
         found = {"conv1": bound}
         for tap, name, _, stride in blocks("conv", self.stages, 2):
             bound *= _bound(params[name], statistics[name], stride)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from knn_jax import nets, values
-from knn_jax.classifiers import Images, Labels, Scores
+from knn_jax.classifiers import Images, Labels, OnHost, Scores, banked
 from knn_jax.data import Dataset
 from knn_jax.defenses import Defense, Trained
 
@@ -57,10 +57,11 @@ class Classifier(abc.ABC):
         """How many training images are in the bank."""
         return len(dataset.train.labels)
 
-    def bank(self, dataset: Dataset) -> tuple[Images, Labels]:
+    def bank(self, dataset: Dataset) -> tuple[Images | OnHost, Labels]:
         """These images and their labels."""
         rows = self.bank_rows(dataset)
-        return jnp.asarray(dataset.train.floats(0, rows)), jnp.asarray(dataset.train.labels[:rows])
+        some = dataset.train.rows(np.arange(rows))
+        return banked(some.images), jnp.asarray(some.labels)
 
 
 @values.value

@@ -11,7 +11,6 @@ import functools
 import json
 import math
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import cast
 
 import jax
@@ -28,7 +27,7 @@ from knn_jax.recipe.classifier import Classifier
 from knn_jax.recipe.knn import KNN, Prototypes, precisely
 from knn_jax.recipe.network import Network, Retrieval
 from knn_jax.training import Batch, Optim
-from knn_jax.workdir import digest
+from knn_jax.workdir import Place, digest
 
 __all__ = ["KNN", "Classifier", "Network", "Prototypes", "Retrieval", "System", "check", "system"]
 
@@ -85,23 +84,24 @@ def system(
     classifier: Classifier,
     optim: Optim,
     dataset: Dataset,
-    folder: Path,
+    folder: Place,
     sources: Collection[str] = ("model",),
 ) -> System:
     """Trains or loads the network, fits the classifier, and makes the sources that attacks follow."""
     trained = defense.fit(dataset, optim, folder)
     model = classifier.fit(defense, trained, dataset)
     followed: dict[str, PyTree] = {"model": None}
+    one = jnp.asarray(dataset.train.floats(0, 1))  # attacks start from the classifier's images
     if "substitute" in sources:
         progress.say("the substitute whose gradients are followed")
         plain = dataclasses.replace(optim, stopping_eps=None)
         other = defenses.CrossEntropy(defense.net).fit(dataset, plain, folder / "substitute")
         output = nets.output(other.net, other.variables)
-        followed["substitute"] = classifiers.network(output, *classifier.bank(dataset))
+        followed["substitute"] = classifiers.network(output, one)
     if "network" in sources:
         bare = trained.retriever if isinstance(trained, defenses.TrainedRaCNN) else trained
         output = nets.output(bare.net, bare.variables)
-        followed["network"] = classifiers.network(output, *classifier.bank(dataset), top=model.top)
+        followed["network"] = classifiers.network(output, one, top=model.top)
     if "held" in sources:
         followed["held"] = cast(classifiers.Retrieval, model).held()
     lipschitz = math.inf

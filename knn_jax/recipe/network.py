@@ -1,5 +1,6 @@
 """A network that decides by itself: by its own output, or among the rows that it retrieves."""
 
+import math
 from typing import cast
 
 from knn_jax import classifiers, defenses, nets, values
@@ -30,11 +31,19 @@ class Network(Banked):
                 f"{type(defense).__name__} trains no output that classifies: use fit.KNN(...)"
             )
         classifiers.check_top(self.top, dataset.classes)
+        shape = self.bank_rows(dataset), *dataset.train.images.shape[1:]
+        if classifiers.large(shape):
+            size = 4e-9 * math.prod(shape)
+            raise ValueError(
+                f"the {shape[0]} images that attacks start from take {size:.1f} GB on the device: give "
+                "classifier.rows=5000, say"
+            )
 
     def fit(self, defense, trained, dataset):
         """Its logits, and the bank's images to start attacks from."""
         output = nets.output(trained.net, trained.variables)
-        return classifiers.network(output, *self.bank(dataset), top=self.top)
+        images, labels = self.bank(dataset)
+        return classifiers.network(output, images[:], labels, top=self.top)
 
 
 @values.value

@@ -4,10 +4,10 @@ python -m knn_jax.report.compare OUT_DIR WORKDIR WORKDIR ...
 """
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -17,20 +17,21 @@ from knn_jax.recipe import Evaluate
 from knn_jax.report import figures
 from knn_jax.report.figures.comparison import Run
 from knn_jax.report.report import Report
-from knn_jax.workdir import digest, files
+from knn_jax.workdir import Place, files
+from knn_jax.workdir.bucket import Unreachable
 
 SHOWN = 6  # images in the grid
 
 
-def compare(out: str, workdirs: list[str]) -> list[Path]:
+def compare(out: str, workdirs: list[str]) -> list[Place]:
     """Writes comparison.png, accuracy.png, confusion.png and, if a run has its features measured,
     sensitivity.png.
 
     Raises ValueError for a workdir that is not finished, runs on different data, runs that share no
     norm, and images that not all classify correctly.
     """
-    folders = {workdir: files.local("workdir", workdir) for workdir in workdirs}
-    into = files.local("the folder of the pictures", out)
+    folders = {workdir: files.place("workdir", workdir) for workdir in workdirs}
+    into = files.place("the folder of the pictures", out)
     reports = {workdir: _report(folder) for workdir, folder in folders.items()}
     first = next(iter(reports))
     norms = [{a["norm"] for a in report["attacks"]} for report in reports.values()]
@@ -60,7 +61,7 @@ def compare(out: str, workdirs: list[str]) -> list[Path]:
     test = made.load().test
     test = test.rows(Evaluate(image_seed=_image_seed(reports[first])).order(len(test.labels)))
     for workdir, report in reports.items():
-        if report.get("test_digest", digest(*test)) != digest(*test):
+        if report.get("test_digest", test.digest()) != test.digest():
             raise ValueError(
                 f"the test images or labels of {made.name} have changed since {workdir} was made: run "
                 "attack.py again"
@@ -81,19 +82,21 @@ def compare(out: str, workdirs: list[str]) -> list[Path]:
     return [into / name for name in pictures]
 
 
-def _report(folder: Path) -> Report:
+def _report(folder: Place) -> Report:
     for file in ("report.json", "results.csv", "adversarial.npz"):
-        if not (folder / file).is_file():
+        if not files.is_file(folder / file):
             raise ValueError(f"{folder} has no {file}: run attack.py with --workdir {folder} first")
     file = folder / "report.json"
     try:
-        report = json.loads(file.read_text())
+        report = json.loads(files.text(file))
         _source(report)
         _ = report["name"], report["decider"]
         if not all({"name", "norm", "robust_acc"} <= set(entry) for entry in report["attacks"]):
             raise ValueError("an attack of which something is missing")
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    except Unreachable:
+        raise
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"{file} is damaged or of another version: run attack.py again") from error
     return report
@@ -126,12 +129,14 @@ def _knobs(report: Report) -> dict:
     return dict(knobs)
 
 
-def _finished(folder: Path, report: Report, norm: balls.Norm) -> Run:
+def _finished(folder: Place, report: Report, norm: balls.Norm) -> Run:
     """The smallest perturbations of a workdir; ValueError where its files are not of one run."""
     try:
         return _run(folder, report, norm)
     except OSError as error:
         raise ValueError(f"{folder / 'results.csv'} cannot be read: {error.strerror}") from error
+    except Unreachable:
+        raise
     except (ValueError, TypeError, LookupError, csv.Error) as error:
         raise ValueError(
             f"results.csv and adversarial.npz in {folder} are damaged or of two runs ({error}): run "
@@ -139,10 +144,9 @@ def _finished(folder: Path, report: Report, norm: balls.Norm) -> Run:
         ) from error
 
 
-def _run(folder: Path, report: Report, norm: balls.Norm) -> Run:
+def _run(folder: Place, report: Report, norm: balls.Norm) -> Run:
     """The smallest perturbations of a workdir, whichever attack found them."""
-    with open(folder / "results.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(io.StringIO(files.text(folder / "results.csv"), newline="")))
     if len(rows) != report["n"]:
         raise ValueError(f"{len(rows)} images of {report['n']}")
     every = files.arrays(folder / "adversarial.npz")

@@ -26,8 +26,8 @@ from knn_jax.recipe import Recipe, finite
 from knn_jax.recipe.fit import Prototypes, Retrieval, System
 from knn_jax.report import figures, html, summary
 from knn_jax.report.report import Report
-from knn_jax.workdir import digest
-from knn_jax.workdir.files import whole
+from knn_jax.workdir import Place
+from knn_jax.workdir.files import exists, whole
 
 WORST = "least of all"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
@@ -40,7 +40,7 @@ def write(
     attacked: Attacked,
     certified: Certified,
     measured: Measured,
-    folder: Path,
+    folder: Place,
 ) -> Report:
     """Writes report.json, results.csv, adversarial.npz, report.html and its pictures.
 
@@ -112,7 +112,7 @@ def reported(
         "k": system.model.k,
         "bank_rows": len(getattr(system.model, "labels", ())),
         "fingerprint": system.fingerprint,
-        "test_digest": digest(*system.dataset.test),
+        "test_digest": system.dataset.test.digest(),
         "n": len(correct),
         "clean_acc": float(np.mean(correct)),
         "lipschitz": finite(system.lipschitz),
@@ -209,7 +209,7 @@ def _hardware() -> dict[str, str | int | None]:
     }
 
 
-def _save(file: Path, content: bytes) -> None:
+def _save(file: Place, content: bytes) -> None:
     with whole(file) as scratch:
         scratch.write_bytes(content)
 
@@ -231,7 +231,7 @@ def _csv(order, labels, clean, attacked, certified, measured) -> str:
     return text.getvalue()
 
 
-def show(report: Report, folder: Path) -> None:
+def show(report: Report, folder: Place) -> None:
     """The table and the paths of what was written, on standard output."""
     console = Console(width=None if Console().is_terminal else 120)
     console.print(html.table(report))
@@ -242,5 +242,5 @@ def show(report: Report, folder: Path) -> None:
     if report["violations"]:
         progress.say(f"{report['violations']} certified radii exceed an attack: a bug", "bold red")
     for file in ("report.html", "report.json", "results.csv", "adversarial.npz"):
-        if (folder / file).exists():
+        if exists(folder / file):
             console.print(Text(f"{folder / file}"), soft_wrap=True)

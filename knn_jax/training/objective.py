@@ -11,9 +11,10 @@ from knn_jax.nets import STATISTICS, Module
 
 
 class References(NamedTuple):
-    """Images besides those of a batch, with their labels: `count` of each class, or for each image."""
+    """Images besides those of a batch, or their features, with their labels: `count` of each class, or
+    for each image."""
 
-    x: Float[Array, "group count height width channel"]
+    x: Float[Array, "group count *one"]
     y: Int[Array, "group count"]
 
 

@@ -25,9 +25,10 @@ class Optim:
     """Cycles of the learning rate from 0 to its peak and back; 0: it only drops."""
     weight_decay: float = 0.0
     """Share of a parameter added to its gradient before the optimizer scales it."""
-    augment: Literal["none", "crop", "affine"] = "none"
+    augment: Literal["none", "crop", "affine", "resized_crop"] = "none"
     """Random changes of training images: `crop` crops and mirrors them, `affine` also turns, shears,
-    moves, scales and brightens them."""
+    moves, scales and brightens them, `resized_crop` takes a part, resized to the whole, and mirrors
+    it."""
     stopping_eps: float | None = None
     """Radius in Linf of the PGD on validation images that chooses the epoch to keep (early stopping);
     None: the last is kept."""
@@ -36,7 +37,7 @@ class Optim:
 
     def __post_init__(self):
         values.one_of(("adam", "sgd"), optimizer=self.optimizer)
-        values.one_of(("none", "crop", "affine"), augment=self.augment)
+        values.one_of(("none", "crop", "affine", "resized_crop"), augment=self.augment)
         values.above(0, peak_lr=self.peak_lr, stopping_eps=self.stopping_eps)
         values.at_least(1, batch_size=self.batch_size)
         values.at_least(0, epochs=self.epochs, cycles=self.cycles, weight_decay=self.weight_decay)

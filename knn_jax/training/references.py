@@ -16,12 +16,14 @@ from knn_jax import data
 class ReferenceRows(NamedTuple):
     """Where the references of a batch come from, and which they are.
 
-    split    of which they are rows
+    of       images (row, height, width, channel), of which they are rows, or features of these
+    labels   of these, (row,)
     rows     (key, the batch's row numbers) -> row numbers (group, count)
     augment  whether they are changed at random where the batch's own images are
     """
 
-    split: data.Split
+    of: np.ndarray | jax.Array
+    labels: np.ndarray
     rows: Callable[..., jax.Array]
     augment: bool
 
@@ -32,12 +34,15 @@ def of_each_class(split: data.Split, count: int) -> ReferenceRows:
     rows = np.bincount(split.labels)
     first = np.cumsum(rows) - rows
     draw = functools.partial(_drawn, count)
-    return ReferenceRows(split, Partial(draw, *map(jnp.asarray, (order, first, rows))), True)
+    chosen = Partial(draw, *map(jnp.asarray, (order, first, rows)))
+    return ReferenceRows(split.images[:], split.labels, chosen, True)
 
 
-def from_table(split: data.Split, table: Int[np.ndarray, "row count"]) -> ReferenceRows:
-    """The rows that a table has for each image of the batch, which is a row of the training set."""
-    return ReferenceRows(split, Partial(_looked_up, jnp.asarray(table)), False)
+def from_table(
+    of: np.ndarray | jax.Array, labels: Int[np.ndarray, " row"], table: Int[np.ndarray, "image count"]
+) -> ReferenceRows:
+    """The rows that a table has for each image of the batch, which is one of the training set."""
+    return ReferenceRows(of, labels, Partial(_looked_up, jnp.asarray(table)), False)
 
 
 def _drawn(count, order, first, rows, key, chosen):

@@ -1,7 +1,6 @@
 """Trains a representation: resumable at any step, the same bits whether interrupted or not."""
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from knn_jax.training.objective import Batch, Objective, References
 from knn_jax.training.optim import Optim
 from knn_jax.training.references import ReferenceRows
 from knn_jax.training.stop import Stop
+from knn_jax.workdir import Place
 
 NEVER = np.iinfo(np.int32).max  # no step has this number
 
@@ -28,7 +28,7 @@ def train(
     objective: Objective,
     dataset: data.Dataset,
     optim: Optim,
-    folder: Path,
+    folder: Place,
     devices: Mesh | None = None,
     references: ReferenceRows | None = None,
 ) -> PyTree:
@@ -75,7 +75,7 @@ def train(
         state = restored or fresh(_examples(objective, dataset))
         if restored and not _finite(restored):
             raise ValueError(
-                f"the latest of {checkpoints.folder} holds NaN or infinite numbers: remove it"
+                f"the latest of {checkpoints.place} holds NaN or infinite numbers: remove it"
             )
         done, total = int(state.step), optim.epochs * per_epoch
         if done > total:
@@ -89,7 +89,7 @@ def train(
         step = jax.jit(function, donate_argnums=(0, 1), out_shardings=everywhere)
         put = functools.partial(mesh.placed, sharding=everywhere)
         failed = put(np.int32(NEVER))
-        besides = put((*references.split, references.rows)) if references else None
+        besides = put((references.of, references.labels, references.rows)) if references else None
         if devices.size > 1:
             progress.say(f"batches of {optim.batch_size} images over {devices.size} devices")
         order, leaves = np.zeros(0, np.int64), False
@@ -108,7 +108,7 @@ def train(
                 advance(1)
                 ends, leaves = place + 1 == per_epoch, stop.after(told)
                 if ends or leaves:
-                    _check_finite(int(failed), state, epoch, per_epoch, checkpoints.folder)
+                    _check_finite(int(failed), state, epoch, per_epoch, checkpoints.place)
                 if ends:
                     line = f"epoch {epoch + 1}: last loss {float(loss):.4f}"
                     if objective.logits:
@@ -160,7 +160,7 @@ def _step(
         if change == "none":
             return x, key
         key, own = jax.random.split(key)
-        return augment.augment(own, x, affine=change == "affine"), key
+        return augment.changed(own, x, change), key
 
     def step(state, failed, besides, images, labels, chosen, mask, asked):
         key = jax.random.fold_in(jax.random.key(optim.seed), state.step)
@@ -172,7 +172,7 @@ def _step(
             rows = rows(draw, chosen)
             change = optim.augment if references.augment else "none"
             found, key = changed(others[rows.reshape(-1)], key, change)
-            beside = References(found.reshape(*rows.shape, *x.shape[1:]), classes[rows])
+            beside = References(found.reshape(*rows.shape, *found.shape[1:]), classes[rows])
 
         def total(parameters):
             batch = Batch(x, x, labels, mask, beside, state.step)
@@ -190,7 +190,7 @@ def _step(
     return step
 
 
-def _check_finite(failed: int, state: State, epoch: int, per_epoch: int, folder: Path) -> None:
+def _check_finite(failed: int, state: State, epoch: int, per_epoch: int, folder: Place) -> None:
     """Raises ValueError if a loss was not, since `failed`, or parameters or what moves them are not.
 
     It is asked before anything is saved, and not after each step, which would wait for the device.

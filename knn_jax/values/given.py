@@ -18,6 +18,13 @@ Real = SupportsFloat  # what `real` reads
 Lists = Sequence[object]  # rows as lists: what `array` reads beside arrays
 
 
+def floats(images: np.ndarray) -> np.ndarray:
+    """Bytes, or floats in [0, 1], as float32 in [0, 1]."""
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / np.float32(255)
+    return images.astype(np.float32)
+
+
 def whole(name: str, given: object) -> int:
     """The whole number given, as Python's.
 

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from knn_jax.display import progress
 from knn_jax.workdir import files, lock
+from knn_jax.workdir.files import Place
 
 TRAINS = ("data", "defense", "optim")  # parts of a recipe that decide the trained network
 CONFIG = "config.json"
@@ -20,9 +21,9 @@ FREE = ("data.path", "data.data_dir", "defense.weights")  # where files lie; wei
 
 
 def check(path: str) -> None:
-    """Raises ValueError, before anything is read or made, for a path in an object store, and for a
-    workdir that another run is using."""
-    lock.check(files.local("workdir", path))
+    """Raises ValueError, before anything is read or made, for a workdir in a bucket that cannot be
+    written, in any other store, and for one that another run is using."""
+    lock.check(files.place("workdir", path))
 
 
 @contextlib.contextmanager
@@ -33,7 +34,7 @@ def claim(
     *,
     grows: bool = True,
     defaults: Mapping[str, object] | None = None,
-) -> Iterator[Path]:
+) -> Iterator[Place]:
     """The folder, made if need be, with the recipe in its config.json, held against other runs.
 
     `recipe` is as `values.told` has it, `defaults` as `values.defaults`: a knob that there was not yet
@@ -42,10 +43,11 @@ def claim(
     and where it holds another network: one whose images or labels, or whose data, defense or
     optimisation differ, but for more epochs if training `grows` by them.
     """
-    folder = files.local("workdir", path)
+    folder = files.place("workdir", path)
     with contextlib.ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if isinstance(folder, Path):
+                folder.mkdir(parents=True, exist_ok=True)
             if stack.enter_context(lock.held(folder)):
                 files.sweep(folder)
             else:
@@ -59,28 +61,27 @@ def claim(
         yield folder
 
 
-def claimed(path: str, recipe: Mapping[str, object], data_digest: str) -> Path:
+def claimed(path: str, recipe: Mapping[str, object], data_digest: str) -> Place:
     """The folder that the first process of this run has claimed, as another of them sees it.
 
     Raises ValueError where it is not the same folder: all need one file system for it.
     """
-    folder = files.local("workdir", path)
+    folder = files.place("workdir", path)
     try:
-        seen = json.loads((folder / CONFIG).read_text())
+        seen = json.loads(files.text(folder / CONFIG))
     except (OSError, json.JSONDecodeError):
         seen = None
     if seen != json.loads(json.dumps({**recipe, DIGEST: data_digest})):
-        raise ValueError(
-            f"workdir {folder.absolute()} is not that of process 0: give one that all workers share"
-        )
+        where = folder.absolute() if isinstance(folder, Path) else folder
+        raise ValueError(f"workdir {where} is not that of process 0: give one that all workers share")
     return folder
 
 
-def _compare(folder: Path, told: dict[str, object], grows: bool, defaults: dict[str, object]) -> None:
+def _compare(folder: Place, told: dict[str, object], grows: bool, defaults: dict[str, object]) -> None:
     """Raises ValueError if the folder holds another network than that of the recipe and the data."""
     file = folder / CONFIG
     try:
-        before = json.loads(file.read_text())
+        before = json.loads(files.text(file))
         if "net" in before:
             raise ValueError(
                 f"{folder} is of knn_jax 0.1, whose recipes had other knobs: use another --workdir"

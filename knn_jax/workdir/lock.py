@@ -7,11 +7,20 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from etils import epath
+
+from knn_jax.workdir import lease
+from knn_jax.workdir.files import Place
+
 FILE = ".lock"
 
 
-def check(folder: Path) -> None:
-    """Raises ValueError if another run holds the folder now; holds and makes nothing."""
+def check(folder: Place) -> None:
+    """Raises ValueError if another run holds the folder now, and if it is in a bucket that cannot be
+    written; holds and makes nothing."""
+    if isinstance(folder, epath.Path):
+        lease.check(folder)
+        return
     try:
         with open(folder / FILE) as stream:
             _take(folder, stream.fileno(), fcntl.LOCK_SH)
@@ -20,12 +29,17 @@ def check(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[bool]:
+def held(folder: Place) -> Iterator[bool]:
     """Holds the folder during the block; yields whether it does, for some file systems have no locks.
 
     The lock is flock's: it ends with its process, however that dies, and on NFS it holds between the
-    machines that share the folder. Raises ValueError if another run holds it.
+    machines that share the folder. In a bucket it is `lease`'s. Raises ValueError if another run holds
+    it.
     """
+    if isinstance(folder, epath.Path):
+        with lease.held(folder):
+            yield True
+        return
     descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         locked = _take(folder, descriptor, fcntl.LOCK_EX)
