@@ -11,7 +11,7 @@ by which attacks and accuracies go.
 It needs TFDS's imagenet2012 and 66 GB of disk beside it: the 1.28 million images are decoded there
 once, at 128 pixels a side, aspect ignored, and read from there, by training batch by batch and by
 attacks image by image. The device holds 5.2 GB of keys and features while the recipe attacks, and 2.6
-GB of features while it trains; the images of no source of gradients."""
+GB of features while it trains; the images themselves stay in the file."""
 
 from dataclasses import replace
 
@@ -87,7 +87,7 @@ def baseline() -> Recipe:
     return base.but(
         name="imagenet_racnn_baseline",
         defense=defenses.CrossEntropy(nets.imagenet_resnet18()),
-        classifier=fit.Network(top=5, rows=5000),
+        classifier=fit.Network(top=5, rows=10_000),
         evaluate=replace(base.evaluate, sources=("model",)),
         paper=None,
     )

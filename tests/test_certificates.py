@@ -193,7 +193,7 @@ def test_it_says_what_it_is_of(certificate, victim, found):
     y = victim[2]
     given = found[repr(certificate)]
     told = certificate.summary(given, given.get("right", np.ones(8, bool)))
-    files = certificate.files(given, np.asarray(y), 2.0)
+    files = certificate.files(given, np.asarray(y), np.arange(len(y)), 2.0)
     assert all(isinstance(value, float) for value in told.values())
     assert set(told) <= {"closed", "clean_acc", "abstains"}
     assert all(isinstance(text, str) for text in files.values())

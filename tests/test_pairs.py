@@ -21,11 +21,12 @@ def images(norms, wrong=(), order=None):
     ]
 
 
-def report(layer, weights="theirs", digest="same"):
+def report(layer, weights="theirs", digest="same", steps=40):
     attacks = [{"name": "ours", "norm": "l2"}, {"name": "least of all", "norm": "l2"}]
     return {
         **{"name": layer, "layer": layer, "weights": weights, "test_digest": digest},
         **{"clean_acc": 0.9, "attacks": attacks, "reported": {"mean_l2": 1.5}},
+        "config": {"attacks": {"ours": {"steps": steps}}},
     }
 
 
@@ -65,13 +66,26 @@ def test_a_pair_has_the_same_weights_and_images_and_the_network_alone_in_one():
     assert all(one is alone for one, _ in found)
 
 
+def published(folder, name, layer, norms, **knobs):
+    """A report with its images, in a folder."""
+    (folder / f"{name}.json").write_text(json.dumps(report(layer, **knobs)))
+    with open(folder / f"{name}.csv", "w", newline="") as file:
+        rows = csv.DictWriter(file, COLUMNS)
+        rows.writeheader()
+        rows.writerows(images(norms))
+    return folder / f"{name}.json"
+
+
+def test_an_attack_of_other_knobs_is_no_pair(tmp_path):
+    one = published(tmp_path, "a", "output", [1.0, 2.0])
+    other = published(tmp_path, "b", "relu3", [2.0, 4.0], steps=60)
+    with pytest.raises(ValueError, match=r"^output and relu3: ours has other knobs"):
+        pairs.table([one, other])
+
+
 def test_the_table_is_put_into_its_place(tmp_path, monkeypatch):
-    for name, layer, norms in (("a", "output", [1.0, 2.0]), ("b", "relu3", [2.0, 4.0])):
-        (tmp_path / f"{name}.json").write_text(json.dumps(report(layer)))
-        with open(tmp_path / f"{name}.csv", "w", newline="") as file:
-            rows = csv.DictWriter(file, COLUMNS)
-            rows.writeheader()
-            rows.writerows(images(norms))
+    published(tmp_path, "a", "output", [1.0, 2.0])
+    published(tmp_path, "b", "relu3", [2.0, 4.0])
     (tmp_path / "c.json").write_text(json.dumps(report("relu3")))  # its images are not published
     text = tmp_path / "text.md"
     text.write_text("before\n<!-- pairs -->\nold\n<!-- end -->\nafter\n")

@@ -266,6 +266,13 @@ def test_no_training_image_is_its_own_neighbour(tmp_path, monkeypatch, capsys):
         middle = len(whole) // 2
         flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
         np.savez(file, index=rows[:, :2])
+        other = dataclasses.replace(
+            retriever, variables=jax.tree.map(lambda leaf: leaf + 1, retriever.variables)
+        )
+        file.write_bytes(whole)
+        with pytest.raises(ValueError, match=r"neighbors\.npz was made by another retriever"):
+            RACNN.table(other, given, folder)
+        np.savez(file, index=rows[:, :2])
         for content in (file.read_bytes(), b"no", flipped):
             file.write_bytes(content)
             again = RACNN.table(retriever, given, folder)
@@ -331,7 +338,7 @@ def test_the_recipe_from_end_to_end(tmp_path, monkeypatch):
 def test_rows_are_looked_up():
     split = data.Split(np.zeros((5, 1, 1, 1), np.float32), np.zeros(5, np.int32))
     table = np.arange(12).reshape(6, 2)
-    rows = from_table(*split, table).rows(KEY, jnp.array([4, 0]))
+    rows = from_table(lambda: split.images, split.labels, table).rows(KEY, jnp.array([4, 0]))
     np.testing.assert_array_equal(rows, [[8, 9], [0, 1]])
 
 

@@ -113,14 +113,15 @@ def test_a_recipe_is_smoothed_and_resumes(tmp_path, monkeypatch):
 
     def files():
         found = certified.certify(recipe, system, "smoothing", certificate, tmp_path)
-        return found, certificate.files(found.arrays, labels, found.seconds)
+        index = np.arange(7, 1, -1)  # of images that were drawn
+        return found, certificate.files(found.arrays, labels, index, found.seconds)
 
     found, texts = files()
     [(name, text)] = texts.items()
     assert name == "smoothing.tsv"
     head, *lines = (line.split("\t") for line in text.splitlines())
     assert head == ["idx", "label", "predict", "radius", "correct", "time"]
-    assert [int(line[0]) for line in lines] == list(range(6))
+    assert [int(line[0]) for line in lines] == [7, 6, 5, 4, 3, 2]
     for line, label in zip(lines, labels, strict=True):
         assert int(line[1]) == label
         assert int(line[4]) == (int(line[2]) == label)

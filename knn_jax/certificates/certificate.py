@@ -86,9 +86,10 @@ class Certificate(abc.ABC):
         del arrays, right
         return {}
 
-    def files(self, arrays: Arrays, y: np.ndarray, seconds: float) -> dict[str, str]:
-        """Texts to be written beside the report, by file name; all images took so many seconds."""
-        del arrays, y, seconds
+    def files(self, arrays: Arrays, y: np.ndarray, index: np.ndarray, seconds: float) -> dict[str, str]:
+        """Texts to be written beside the report, by file name, of images with this index in the data;
+        all of them took so many seconds."""
+        del arrays, y, index, seconds
         return {}
 
     def check_plan(self, plan: Plan) -> None:

@@ -91,15 +91,15 @@ class Smoothing(Certificate):
             "abstains": float(np.mean(arrays["predict"] == ABSTAIN)),
         }
 
-    def files(self, arrays, y, seconds):
+    def files(self, arrays, y, index, seconds):
         """`smoothing.tsv`, a line for each image in the format of the authors' code.
 
         -1 stands for an abstention; a line's time is the mean over all images, in seconds.
         """
-        columns = zip(y, arrays["predict"], arrays["radius"], arrays["right"], strict=True)
+        columns = zip(index, y, arrays["predict"], arrays["radius"], arrays["right"], strict=True)
         lines = (
             f"{i}\t{label}\t{predict}\t{radius:.6g}\t{int(right)}\t{seconds / len(y):.3f}"
-            for i, (label, predict, radius, right) in enumerate(columns)
+            for i, label, predict, radius, right in columns
         )
         return {"smoothing.tsv": "\n".join([HEAD, *lines]) + "\n"}
 

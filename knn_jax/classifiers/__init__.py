@@ -23,7 +23,7 @@ from knn_jax.classifiers.inputs import (
 )
 from knn_jax.classifiers.knn import KNN, References, knn, shard
 from knn_jax.classifiers.network import Network, network
-from knn_jax.classifiers.on_host import OnHost, banked, large
+from knn_jax.classifiers.on_host import LARGE, OnHost, banked, large
 from knn_jax.classifiers.prototypes import Prototypes, prototypes
 from knn_jax.classifiers.retrieval import Held, Retrieval, retrieval
 
@@ -31,6 +31,7 @@ __all__ = [
     "BATCH",
     "FAR",
     "KNN",
+    "LARGE",
     "NOBODY",
     "Certifiable",
     "Decides",

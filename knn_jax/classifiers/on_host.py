@@ -20,7 +20,7 @@ class OnHost:
 
     It is indexed as an array is, by a slice or row numbers; inside `jit` by row numbers only, which a
     callback to the host answers. Programs hold none of the images, and JAX keeps no program that calls
-    back on disk.
+    back on disk. Two of them are never equal: programs are compiled for each anew, and keep it.
     """
 
     def __init__(self, images: Rows):

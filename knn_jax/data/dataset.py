@@ -29,7 +29,7 @@ class Split(NamedTuple):
         """Those images as float32 in [0, 1]."""
         return given.floats(self.images[first:last])
 
-    def rows(self, index: np.ndarray) -> "Split":
+    def rows(self, index: np.ndarray | slice) -> "Split":
         """The split of these rows; images that stay in their file are not read."""
         images = self.images
         chosen = images.rows(index) if isinstance(images, Stored) else images[index]
@@ -142,7 +142,7 @@ class Data(abc.ABC):
         if self.train_images > count:
             raise ValueError(f"train_images={self.train_images}: {place} has {count}; 0 is all")
         if self.train_images:
-            train = train.rows(np.arange(self.train_images))
+            train = train.rows(slice(self.train_images))
         train, *others = (checked(place, split) for split in (train, *others))
         classes = int(train.labels.max()) + 1
         for what, split in zip(("test", "candidate"), others, strict=False):

@@ -30,7 +30,7 @@ class Stored:
             self._first = stream.tell()
         self._row = int(self.dtype.itemsize * np.prod(whole[1:]))
         if transposed or os.path.getsize(file) != self._first + whole[0] * self._row:
-            raise ValueError(f"{file} is damaged: remove it, and it is made anew")
+            raise ValueError(f"{file.name} is not as long as it says")
         self._index = np.arange(whole[0]) if index is None else index
         self.shape: tuple[int, ...] = (len(self._index), *whole[1:])
 
@@ -66,7 +66,7 @@ class Stored:
                     list(pool.map(read, parts))
         return found
 
-    def rows(self, index: Int[np.ndarray, " some"]) -> "Stored":
+    def rows(self, index: Int[np.ndarray, " some"] | slice) -> "Stored":
         """These rows in this order, of which none is read yet."""
         return Stored(self.file, self._index[index])
 
@@ -76,7 +76,8 @@ class Stored:
         It is kept beside the file, with its size and time of change, where that can be written.
         """
         kept, status = self.file.with_suffix(".digest.json"), os.stat(self.file)
-        stamp = {"bytes": status.st_size, "changed": status.st_mtime_ns}
+        times = status.st_mtime_ns, status.st_ctime_ns  # the first can be set, by cp -p and others
+        stamp = {"bytes": status.st_size, "changed": list(times)}
         with contextlib.suppress(OSError, ValueError, TypeError):
             told = json.loads(kept.read_text())
             if {key: told[key] for key in stamp} == stamp:

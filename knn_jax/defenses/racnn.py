@@ -21,7 +21,7 @@ from knn_jax.nets import STATISTICS, Module, Net, RetrievalAugmented
 from knn_jax.nets.racnn import RaCNNModule
 from knn_jax.training import Batch, Objective, Optim
 from knn_jax.training.references import from_table
-from knn_jax.workdir import Place, files
+from knn_jax.workdir import Place, digest, files
 from knn_jax.workdir.bucket import Unreachable
 
 
@@ -95,9 +95,9 @@ class RaCNN(Defense):
         if cast(RetrievalAugmented, self.net).frozen:
             objective = adopting(objective, cast(RaCNNModule, module), retriever.variables)
         table = self.table(retriever, dataset, folder)
-        rows = from_table(self._values(retriever, dataset), dataset.candidates.labels, table)
-        devices = mesh.make()
-        variables = training.train(objective, dataset, optim, folder, devices, rows)
+        beside = functools.partial(self._beside, retriever, dataset)
+        rows = from_table(beside, dataset.candidates.labels, table)
+        variables = training.train(objective, dataset, optim, folder, mesh.make(), rows)
         return TrainedRaCNN(module, variables, retriever)
 
     def fit_retriever(self, dataset: Dataset, optim: Optim, folder: Place) -> Retriever:
@@ -124,7 +124,7 @@ class RaCNN(Defense):
             track=lambda batches: progress.track(batches, "keys of the candidates"),
         )
 
-    def _values(self, retriever: Retriever, dataset: Dataset) -> np.ndarray | jax.Array:
+    def _beside(self, retriever: Retriever, dataset: Dataset) -> np.ndarray:
         """What neighbours' features are made of: the candidates' images, or where features stay as they
         are, these features."""
         images = dataset.candidates.images
@@ -132,31 +132,35 @@ class RaCNN(Defense):
             return images[:]
         shape = (1, *images.shape[1:])
         phi = nets.features(retriever.net, retriever.variables, ("pool",), shape)
-        images = classifiers.banked(images)
-        [found] = embedded(phi, images, lambda batches: progress.track(batches, "features"))
-        return found
+        track = functools.partial(progress.track, what="features")
+        [found] = embedded(phi, classifiers.banked(images), track)
+        return np.asarray(found)
 
     def table(
         self, retriever: Retriever, dataset: Dataset, folder: Place
     ) -> Int[np.ndarray, "image count"]:
         """The neighbours of every training image among the candidates, not itself; kept in the folder,
-        and searched anew where the file is damaged."""
+        and searched anew where the file is damaged. ValueError where it is of another retriever."""
         file, shape = folder / "neighbors.npz", (len(dataset.train.labels), self.neighbors)
+        by, held = digest(*jax.tree.leaves(retriever.variables)), {}
         if files.exists(file):
             try:
-                table = files.arrays(file).get("index", np.zeros(0))
-                if table.shape == shape:
-                    return table
-                progress.say(f"{file} is of shape {table.shape}, not {shape}: searched anew")
+                held = files.arrays(file)
             except Unreachable:
                 raise
             except ValueError as error:
                 progress.say(f"{error}: searched anew")
+        if str(held.get("retriever", by)) != by:
+            raise ValueError(f"{file} was made by another retriever: use another --workdir")
+        if (table := held.get("index", np.zeros(0))).shape == shape:
+            return table
+        if held:
+            progress.say(f"{file} is of shape {table.shape}, not {shape}: searched anew")
         near = self.candidates(retriever, dataset.candidates, self.neighbors)
         table = _neighbors(near, dataset)
         if mesh.first():
             with files.whole(file) as scratch, open(scratch, "wb") as stream:
-                np.savez(stream, index=table)  # not .npy, which has no checksum
+                np.savez(stream, index=table, retriever=by)  # not .npy, which has no checksum
         return table
 
     def objective(self, module: Module) -> Objective:

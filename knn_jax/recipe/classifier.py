@@ -60,7 +60,7 @@ class Classifier(abc.ABC):
     def bank(self, dataset: Dataset) -> tuple[Images | OnHost, Labels]:
         """These images and their labels."""
         rows = self.bank_rows(dataset)
-        some = dataset.train.rows(np.arange(rows))
+        some = dataset.train.rows(slice(rows))
         return banked(some.images), jnp.asarray(some.labels)
 
 

@@ -33,10 +33,10 @@ class Network(Banked):
         classifiers.check_top(self.top, dataset.classes)
         shape = self.bank_rows(dataset), *dataset.train.images.shape[1:]
         if classifiers.large(shape):
-            size = 4e-9 * math.prod(shape)
+            fit = (classifiers.LARGE - 1) // (4 * math.prod(shape[1:]))
             raise ValueError(
-                f"the {shape[0]} images that attacks start from take {size:.1f} GB on the device: give "
-                "classifier.rows=5000, say"
+                f"the {shape[0]} images that attacks start from take {4e-9 * math.prod(shape):.1f} GB: "
+                f"give classifier.rows={fit} or fewer"
             )
 
     def fit(self, defense, trained, dataset):

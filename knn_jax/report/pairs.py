@@ -59,10 +59,11 @@ def table(files: Sequence[Path]) -> str:
 def paired(every: Sequence[Published]) -> list[tuple[Published, Published]]:
     """Each network alone, and with neighbours."""
 
-    def of(report: Report) -> tuple[str, str | None]:
-        return report["weights"], report.get("test_digest")
+    def of(report: Report) -> tuple[str, str]:
+        return report["weights"], report.get("test_digest", "")
 
-    alone = [one for one in every if one.report["layer"] == ALONE and one.report["weights"]]
+    every = [one for one in every if one.report.get("test_digest") and one.report["weights"]]
+    alone = [one for one in every if one.report["layer"] == ALONE]
     others = [one for one in every if one.report["layer"] != ALONE]
     return [(one, two) for one in alone for two in others if of(one.report) == of(two.report)]
 
@@ -94,7 +95,13 @@ def _rows(one: Published, two: Published) -> Iterator[tuple[str, ...]]:
         column = f"{name}_{norm}_norm"
         if not (column in one.images[0] and column in two.images[0]):
             continue  # the other was not attacked so, or it is the least of several attacks
-        found = difference(one.images, two.images, column)
+        both = " and ".join(report["name"] for report in reports)
+        if len({json.dumps(_knobs(report, name)) for report in reports}) > 1:
+            raise ValueError(f"{both}: {name} has other knobs in each: attack both alike")
+        try:
+            found = difference(one.images, two.images, column)
+        except ValueError as error:
+            raise ValueError(f"{both}: {error}") from error
         told = [report["reported"].get(f"mean_{norm}") for report in reports]
         paper = ["" if mean is None else f"{mean:.3f}" for mean in told]
         means = [f"{mean:.3f}" for mean in found.means]
@@ -102,6 +109,12 @@ def _rows(one: Published, two: Published) -> Iterator[tuple[str, ...]]:
         attack = name if norm == "l2" else f"{name}, {norm}"
         ours = str(found.n), *means, between, f"{found.larger:.0%}"
         yield reports[0]["weights"], attack, *clean, *paper, *ours
+
+
+def _knobs(report: Report, name: str) -> object:
+    """Those of an attack, as the report has them."""
+    attacks = report["config"].get("attacks", {})
+    return attacks.get(name) if isinstance(attacks, dict) else None
 
 
 def _read(file: Path) -> Published:
@@ -112,7 +125,11 @@ def _read(file: Path) -> Published:
             images = list(csv.DictReader(stream))
         if not images or not {"index", "label", "clean"} <= set(images[0]):
             raise ValueError("it has no images by index, label and clean")
-        return Published(json.loads(file.read_text()), images)
+        report = json.loads(file.read_text())
+        needed = {"name", "weights", "layer", "clean_acc", "attacks", "reported", "config"}
+        if missing := needed - set(report):
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+        return Published(report, images)
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} or {beside} cannot be read: {error}") from error
 

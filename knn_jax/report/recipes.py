@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from knn_jax import data
+from knn_jax import data, defenses
 from knn_jax.data import Data
 from knn_jax.display import command
 from knn_jax.recipe import Recipe, variants
@@ -81,12 +81,14 @@ def _variants(file: Path, published: Mapping[str, Path]) -> Iterator[tuple[str, 
         recipe: Recipe = make()
         place = str(file) if name == "recipe" else f"{file}:{name}"
         report = published.get(place)
-        given = recipe.defense.weights
+        given = {recipe.defense.weights}
+        if isinstance(recipe.defense, defenses.RaCNN):
+            given.add(recipe.defense.retriever_weights)
         yield (
             f"`{place}`",
             inspect.cleandoc(make.__doc__ or ""),
             recipe.classifier.told(recipe.defense),
-            f"`{given}`" if given else "",
+            ", ".join(f"`{file}`" for file in sorted(given - {""})),
             f"[{report.stem}](../{report})" if report else "",
         )
 

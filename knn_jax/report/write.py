@@ -73,11 +73,12 @@ def write(
         pictures[f"norms_{norm}.png"] = figures.norms(report, searched, norm)
     for name, picture in pictures.items():
         _save(folder / name, picture)
+    order = recipe.evaluate.order(len(labels))
     for name, certificate in recipe.certificates.items():
         found, n = certified[name], recipe.evaluate.to_certify
-        for file, text in certificate.files(found.arrays, labels[:n], found.seconds / n).items():
+        each = labels[:n], order[:n], found.seconds / n
+        for file, text in certificate.files(found.arrays, *each).items():
             _save(folder / file, text.encode())
-    order = recipe.evaluate.order(len(labels))
     _save(folder / "results.csv", _csv(order, labels, clean, attacked, certified, measured).encode())
     if attacked:
         arrays = {f"{name}_{norm}": o.arrays["image"] for (name, norm), o in attacked.items()}

@@ -16,13 +16,13 @@ from knn_jax import data
 class ReferenceRows(NamedTuple):
     """Where the references of a batch come from, and which they are.
 
-    of       images (row, height, width, channel), of which they are rows, or features of these
+    of       () -> images (row, height, width, channel), of which they are rows, or features of these
     labels   of these, (row,)
     rows     (key, the batch's row numbers) -> row numbers (group, count)
     augment  whether they are changed at random where the batch's own images are
     """
 
-    of: np.ndarray | jax.Array
+    of: Callable[[], np.ndarray]
     labels: np.ndarray
     rows: Callable[..., jax.Array]
     augment: bool
@@ -35,11 +35,11 @@ def of_each_class(split: data.Split, count: int) -> ReferenceRows:
     first = np.cumsum(rows) - rows
     draw = functools.partial(_drawn, count)
     chosen = Partial(draw, *map(jnp.asarray, (order, first, rows)))
-    return ReferenceRows(split.images[:], split.labels, chosen, True)
+    return ReferenceRows(lambda: split.images[:], split.labels, chosen, True)
 
 
 def from_table(
-    of: np.ndarray | jax.Array, labels: Int[np.ndarray, " row"], table: Int[np.ndarray, "image count"]
+    of: Callable[[], np.ndarray], labels: Int[np.ndarray, " row"], table: Int[np.ndarray, "image count"]
 ) -> ReferenceRows:
     """The rows that a table has for each image of the batch, which is one of the training set."""
     return ReferenceRows(of, labels, Partial(_looked_up, jnp.asarray(table)), False)

@@ -89,7 +89,7 @@ def train(
         step = jax.jit(function, donate_argnums=(0, 1), out_shardings=everywhere)
         put = functools.partial(mesh.placed, sharding=everywhere)
         failed = put(np.int32(NEVER))
-        besides = put((references.of, references.labels, references.rows)) if references else None
+        besides = put((references.of(), references.labels, references.rows)) if references else None
         if devices.size > 1:
             progress.say(f"batches of {optim.batch_size} images over {devices.size} devices")
         order, leaves = np.zeros(0, np.int64), False

@@ -17,7 +17,8 @@ TRAINS = ("data", "defense", "optim")  # parts of a recipe that decide the train
 CONFIG = "config.json"
 DIGEST = "data_digest"  # in it, beside the recipe
 GROWS = "optim.epochs"  # may be more than it was: training goes on
-FREE = ("data.path", "data.data_dir", "defense.weights")  # where files lie; weights by their content
+# Where files lie; weights are known by their content.
+FREE = ("data.path", "data.data_dir", "defense.weights", "defense.retriever_weights")
 
 
 def check(path: str) -> None:

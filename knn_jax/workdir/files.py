@@ -18,9 +18,8 @@ from knn_jax.workdir import bucket
 
 T = TypeVar("T")
 R = TypeVar("R")
-Place = (
-    Path | epath.Path
-)  # a local path, or one in a bucket: what is read and written goes by this file
+# A local path, or one in a bucket: what is read and written goes by this file.
+Place = Path | epath.Path
 
 
 def place(what: str, text: str) -> Place:
@@ -94,7 +93,9 @@ def exists(place: Place) -> bool:
 
 def is_file(file: Place) -> bool:
     """Whether there is such a file."""
-    return bucket.exists(file) if isinstance(file, epath.Path) else file.is_file()
+    if isinstance(file, epath.Path):
+        return bucket.generation(file) is not None
+    return file.is_file()
 
 
 def each(do: Callable[[T], R], files: Sequence[T]) -> list[R]:

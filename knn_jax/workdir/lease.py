@@ -17,7 +17,7 @@ from knn_jax.workdir import bucket
 
 FILE = ".lock"
 RENEWED = 3.0  # seconds between two renewals by the holder
-DEAD = 10.0  # seconds without a renewal after which there is no holder
+DEAD = 30.0  # seconds without a renewal after which there is no holder
 LOOK = 1.0  # seconds between two looks at another's lock
 
 
@@ -71,9 +71,12 @@ class _Lock:
                     continue
             except bucket.Unreachable:
                 continue  # what the run itself reads or writes will say so
-            progress.say(f"{_in_use(self.folder)}; this run was out of reach and ends")
+            if over.is_set():  # it was released meanwhile
+                return
             self.generation = None
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            with contextlib.suppress(bucket.Unreachable):
+                progress.say(f"{_in_use(self.folder)}; this run was out of reach and ends")
             return
 
     def _written(self) -> bool:
