@@ -15,19 +15,23 @@ PACKAGES = (
     *("knn_jax", "jax", "jaxlib", "numpy", "scikit-learn", "torch", "triton", "foolbox"),
     *("faiss-cpu", "faiss-gpu", "cuvs-cu12", "cuvs-cu13", "certex", "flashlib"),
 )
+VECTORS = {"avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni"}  # by which matmuls differ
 
 
 def hardware() -> dict[str, str | float | None]:
     """The first device, the processor and the memory."""
     device = jax.devices()[0]
-    cpus = []
+    cpus, flags = [], set()
     with contextlib.suppress(OSError):
-        cpus = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpus = [line for line in lines if "model name" in line]
+        flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
     return {
         "platform": device.platform,
         "device": device.device_kind,
         "devices": jax.device_count(),
         "cpu": cpus[0].split(":")[1].strip() if cpus else platform.processor(),
+        "vectors": ", ".join(sorted(flags & VECTORS)),
         "cpu_cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "machine": platform.machine(),

@@ -27,7 +27,7 @@ IDRESNET = str(ROOT / "configs" / "mnist_idresnet.py")
 CIFAR = str(ROOT / "configs" / "cifar10_ask.py")
 ABOUT = "What it does."
 FILES = sorted(ROOT.glob("configs/*.py"))
-LINES = 124  # of the help of any recipe at 100 columns
+LINES = 132  # of the help of any recipe at 100 columns
 ATTACKS = flags.known_values(attacks, Attack)
 CERTIFICATES = flags.known_values(certificates, Certificate)
 

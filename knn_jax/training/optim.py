@@ -27,8 +27,7 @@ class Optim:
     """Share of a parameter added to its gradient before the optimizer scales it."""
     augment: Literal["none", "crop", "affine", "resized_crop"] = "none"
     """Random changes of training images: `crop` crops and mirrors them, `affine` also turns, shears,
-    moves, scales and brightens them, `resized_crop` takes a part, resized to the whole, and mirrors
-    it."""
+    moves, scales and brightens them, `resized_crop` takes parts of them, resized, and mirrors these."""
     stopping_eps: float | None = None
     """Radius in Linf of the PGD on validation images that chooses the epoch to keep (early stopping);
     None: the last is kept."""

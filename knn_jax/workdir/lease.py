@@ -74,9 +74,13 @@ class _Lock:
             if over.is_set():  # it was released meanwhile
                 return
             self.generation = None
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in a job of the background
+            if not ignored:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             with contextlib.suppress(bucket.Unreachable):
                 progress.say(f"{_in_use(self.folder)}; this run was out of reach and ends")
+            if ignored:
+                os._exit(1)  # nothing more may be written
             return
 
     def _written(self) -> bool:
